@@ -1,0 +1,1 @@
+"""File trees in and out of a repository: scan, exclude, back up, restore, diff, find, mount."""

@@ -1,0 +1,174 @@
+"""Reads regular files into chunks: small ones in one call straight into the block being filled, large ones through the
+cutter, holes left out. A file that changes under the reader is stored as it was read, and reported.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable, Iterator
+from typing import Protocol
+
+from holdfast.archive.attributes import read_xattrs
+from holdfast.repository.chunking import SMALL, Cutter
+from holdfast.repository.contents import ContentList, hole
+from holdfast.repository.format import KIND_DATA, KIND_TREE, Chunker, Entry, Totals
+from holdfast.repository.index import Index
+from holdfast.repository.pages import Key, join
+from holdfast.repository.writer import ChunkWriter
+
+_OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+
+
+class Counts(Protocol):
+    """Where reading is counted."""
+
+    @property
+    def totals(self) -> Totals: ...
+
+
+class FileReader:
+    """Reads files below one base. ``used`` collects the packs of chunks that were there already."""
+
+    def __init__(
+        self,
+        writer: ChunkWriter,
+        index: Index,
+        used: set[int],
+        chunker: Chunker,
+        report: Callable[[bytes, str], None],
+        counts: Counts,
+    ) -> None:
+        self._writer, self._index, self._used, self._report, self._counts = writer, index, used, report, counts
+        self._chunk_id = writer.chunk_id
+        self._cutter = Cutter(chunker)
+        self._uid = os.geteuid()
+
+    def read(self, folder: int, path: Key, listed: os.stat_result) -> Entry:
+        """Store the file ``path`` (directory, name), open folder ``folder``; its entry. OSError when it cannot be."""
+        name = path[1]
+        noatime = os.O_NOATIME if self._uid in (0, listed.st_uid) else 0
+        fd = os.open(name, _OPEN | noatime, dir_fd=folder)
+        try:
+            st = os.fstat(fd)
+            if not stat.S_ISREG(st.st_mode):
+                raise OSError(0, "it turned into something else while it was looked at")
+            xattrs = read_xattrs(fd)
+            size = st.st_size
+            if size <= SMALL and st.st_blocks * 512 >= size:
+                content, depth, got = self._read_small(fd, size)
+            else:
+                content, depth, got = self._read_large(fd, st)
+            if got != size:
+                self._report(join(*path), f"it changed from {size} to {got} bytes while it was read")
+            elif size > SMALL and os.fstat(fd).st_mtime_ns != st.st_mtime_ns:
+                self._report(join(*path), "it changed while it was read")
+        finally:
+            os.close(fd)
+        links = (st.st_dev, st.st_ino) if st.st_nlink > 1 else None
+        mode, times = stat.S_IMODE(st.st_mode), (st.st_mtime_ns, st.st_ctime_ns)
+        return Entry(
+            name, "f", mode, st.st_uid, st.st_gid, *times, st.st_ino, got, content, depth, links=links, xattrs=xattrs
+        )
+
+    def read_stream(self, read_into: Callable[[memoryview], int]) -> tuple[bytes, int, int]:
+        """Store a stream's content: (content, depth, bytes)."""
+        items, got = ContentList(self._store_list), 0
+        for chunk in self._cutter.cut(read_into):
+            items.add(self._keep(chunk))
+            got += len(chunk)
+            self._counts.totals.bytes_read += len(chunk)
+        content, depth = items.finish()
+        return content, depth, got
+
+    def _read_small(self, fd: int, size: int) -> tuple[bytes, int, int]:
+        view = self._writer.space(KIND_DATA, size + 1)
+        got = os.readv(fd, [view[: size + 1]])
+        while 0 < got < size or got > size:
+            if got > size:  # it grew: whatever it is now, read it from the start
+                os.lseek(fd, 0, os.SEEK_SET)
+                return self.read_stream(lambda v: os.readv(fd, [v]))
+            more = os.readv(fd, [view[got : size + 1]])
+            if more == 0:
+                break
+            got += more
+        if got == 0:
+            return b"", 0, 0
+        self._counts.totals.bytes_read += got
+        chunk_id = self._chunk_id(view[:got])
+        pack = self._index.pack_of(chunk_id)
+        if pack is None:
+            self._writer.keep(KIND_DATA, chunk_id, got)
+        else:
+            self._used.add(pack)
+        return chunk_id, 0, got
+
+    def _read_large(self, fd: int, st: os.stat_result) -> tuple[bytes, int, int]:
+        """Extents are cut each on its own; what lies between them are holes."""
+        if st.st_blocks * 512 >= st.st_size:
+            return self.read_stream(lambda v: os.readv(fd, [v]))
+        items, at = ContentList(self._store_list), 0
+        for start, end in data_extents(fd, st.st_size):
+            if start > at:
+                items.add(hole(start - at))
+            at = start
+            for chunk in self._cutter.cut(_bounded(fd, start, end)):
+                items.add(self._keep(chunk))
+                at += len(chunk)
+                self._counts.totals.bytes_read += len(chunk)
+            if at != end:  # it shrank
+                break
+        else:
+            if at < st.st_size:
+                items.add(hole(st.st_size - at))
+                at = st.st_size
+        content, depth = items.finish()
+        return content, depth, at
+
+    def _keep(self, chunk: memoryview) -> bytes:
+        chunk_id = self._chunk_id(chunk)
+        pack = self._index.pack_of(chunk_id)
+        if pack is None:
+            length = len(chunk)
+            self._writer.space(KIND_DATA, length)[:length] = chunk
+            self._writer.keep(KIND_DATA, chunk_id, length)
+        else:
+            self._used.add(pack)
+        return chunk_id
+
+    def _store_list(self, piece: bytes) -> bytes:
+        chunk_id = self._writer.add(KIND_TREE, piece)
+        pack = self._index.pack_of(chunk_id)
+        if pack is not None:
+            self._used.add(pack)
+        return chunk_id
+
+
+def data_extents(fd: int, size: int) -> Iterator[tuple[int, int]]:
+    """(start, end) of each run of data below ``size``; the whole file where holes cannot be asked for."""
+    at = 0
+    while at < size:
+        try:
+            start = os.lseek(fd, at, os.SEEK_DATA)
+        except OSError as e:
+            if e.errno == 6:  # ENXIO: no data from here on
+                return
+            yield at, size
+            return
+        if start >= size:
+            return
+        end = min(os.lseek(fd, start, os.SEEK_HOLE), size)
+        yield start, end
+        at = end
+
+
+def _bounded(fd: int, start: int, end: int) -> Callable[[memoryview], int]:
+    at = start
+
+    def read_into(view: memoryview) -> int:
+        nonlocal at
+        got = os.preadv(fd, [view[: end - at]], at) if at < end else 0
+        at += got
+        return got
+
+    return read_into

@@ -1,0 +1,129 @@
+"""Walks a file tree in the order pages want: a folder's entries sorted by name, folders depth first.
+
+Folders are opened beneath the base without following links, so nobody can lead a backup elsewhere by swapping a folder
+for a link. One folder is open at a time; the walk's memory is the folders still to come.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from holdfast.archive.beneath import open_beneath
+from holdfast.archive.exclude import Excludes, is_cache_folder, matcher
+from holdfast.repository.pages import join
+
+Report = Callable[[bytes, OSError], None]
+_OPEN = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_NONBLOCK
+
+
+@dataclass(frozen=True)
+class Folder:
+    """One folder: its path relative to the base, open as ``fd`` until the next one is asked for, and its entries
+    (name, lstat) sorted by name, excluded ones left out.
+    """
+
+    path: bytes
+    fd: int
+    entries: list[tuple[bytes, os.stat_result]]
+
+
+def common_base(paths: list[bytes]) -> tuple[bytes, list[bytes]]:
+    """The deepest folder common to absolute paths, and the paths relative to it (b"" for the base itself)."""
+    folders = [p if os.path.isdir(p) and not os.path.islink(p) else os.path.dirname(p) for p in paths]
+    base = os.path.commonpath(folders)
+    relative = {b"" if p == base else os.path.relpath(p, base) for p in paths}
+    return base, [b""] if b"" in relative else sorted(relative)
+
+
+class Scanner:
+    """Walks ``targets`` (relative paths) below the open folder ``base_fd``; trouble goes to ``report``."""
+
+    def __init__(self, base_fd: int, targets: list[bytes], excludes: Excludes, report: Report) -> None:
+        self._base_fd, self._report = base_fd, report
+        self._excluded = matcher(excludes.patterns)
+        self._excludes = excludes
+        self._device = os.fstat(base_fd).st_dev if excludes.one_file_system else None
+        self._partial = _steps(targets)
+
+    def folders(self) -> Iterator[Folder]:
+        """Every folder in order, the base first."""
+        stack = [b""]
+        while stack:
+            path = stack.pop()
+            try:
+                fd = open_beneath(self._base_fd, path, _OPEN)
+            except OSError as e:
+                self._report(path, e)
+                continue
+            try:
+                entries = self._entries(path, fd)
+                yield Folder(path, fd, entries)
+            finally:
+                os.close(fd)
+            below = [name for name, st in entries if stat.S_ISDIR(st.st_mode) and self._descend(st)]
+            stack.extend(join(path, name) for name in reversed(below))
+
+    def _descend(self, st: os.stat_result) -> bool:
+        return self._device is None or st.st_dev == self._device
+
+    def _entries(self, path: bytes, fd: int) -> list[tuple[bytes, os.stat_result]]:
+        if self._excludes.caches and path and is_cache_folder(fd):
+            return self._named(path, fd, [b"CACHEDIR.TAG"])
+        wanted = self._partial.get(path) if self._partial else None
+        if wanted is not None:
+            return self._named(path, fd, sorted(wanted))
+        found: list[tuple[bytes, os.stat_result]] = []
+        fsencode = os.fsencode
+        try:
+            with os.scandir(fd) as listing:
+                for item in listing:
+                    try:
+                        found.append((fsencode(item.name), item.stat(follow_symlinks=False)))
+                    except OSError as e:
+                        self._report(join(path, fsencode(item.name)), e)
+        except OSError as e:
+            self._report(path, e)
+        found.sort(key=_name)
+        return self._kept(path, found) if self._excluded or self._excludes.larger_than is not None else found
+
+    def _named(self, path: bytes, fd: int, names: list[bytes]) -> list[tuple[bytes, os.stat_result]]:
+        found = []
+        for name in names:
+            try:
+                found.append((name, os.stat(name, dir_fd=fd, follow_symlinks=False)))
+            except OSError as e:
+                self._report(join(path, name), e)
+        return found
+
+    def _kept(
+        self, path: bytes, found: list[tuple[bytes, os.stat_result]]
+    ) -> list[tuple[bytes, os.stat_result]]:
+        most, excluded = self._excludes.larger_than, self._excluded
+        return [
+            (name, st)
+            for name, st in found
+            if not (most is not None and stat.S_ISREG(st.st_mode) and st.st_size > most)
+            and not (excluded and excluded(join(path, name), stat.S_ISDIR(st.st_mode)))
+        ]
+
+
+def _name(item: tuple[bytes, os.stat_result]) -> bytes:
+    return item[0]
+
+
+def _steps(targets: list[bytes]) -> dict[bytes, set[bytes]]:
+    """For each folder above a target, which of its entries lead to one. Empty when the base itself is the target."""
+    steps: dict[bytes, set[bytes]] = {}
+    if b"" in targets:
+        return steps
+    for target in targets:
+        parts = target.split(b"/")
+        for i, part in enumerate(parts):
+            steps.setdefault(b"/".join(parts[:i]), set()).add(part)
+    for target in targets:  # a target above another one is taken whole
+        for path in [p for p in steps if p == target or p.startswith(target + b"/")]:
+            del steps[path]
+    return steps

@@ -1,0 +1,241 @@
+"""What commands share: options, the opened repository, output for people and for programs, progress.
+
+For people: text on standard output, progress and warnings on standard error. For programs (``--json``): commands that list
+print one JSON document; commands that run print lines with a ``message_type``, the last one ``summary``.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import wraps
+from typing import Any, TypeVar
+
+import click
+
+from holdfast import settings, wiring
+from holdfast.errors import UsageError
+from holdfast.repository.repository import Repository
+from holdfast.repository.snapshots import Filter
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+@dataclass
+class Output:
+    """Where and how a command speaks, and the way to its repository."""
+
+    app: wiring.App
+    as_json: bool
+    quiet: bool
+
+    def open(self, *, dry_run: bool = False) -> Repository:
+        return self.app.open(dry_run=dry_run)
+
+    def document(self, content: Any) -> None:
+        """The one JSON document of a command that lists."""
+        click.echo(json.dumps(content, indent=None, ensure_ascii=True))
+
+    def event(self, message_type: str, **fields: Any) -> None:
+        """A JSON line of a command that runs."""
+        if self.as_json:
+            click.echo(json.dumps({"message_type": message_type, **fields}))
+
+    def line(self, text: str = "") -> None:
+        """A line of the result, for people."""
+        if not self.as_json:
+            click.echo(text)
+
+    def note(self, text: str) -> None:
+        """Something a person may like to know; on standard error, silenced by --quiet."""
+        if not self.as_json and not self.quiet:
+            click.echo(text, err=True)
+
+    def warn(self, text: str) -> None:
+        """Something that went wrong without ending the command."""
+        if self.as_json:
+            click.echo(json.dumps({"message_type": "warning", "message": text}))
+        else:
+            click.echo(f"holdfast: {text}", err=True)
+
+    @property
+    def shows_progress(self) -> bool:
+        return sys.stderr.isatty() and not self.as_json and not self.quiet
+
+
+def command(name: str, **kwargs: Any) -> Callable[[F], click.Command]:
+    """A click command whose function gets an Output first; it also takes the global options."""
+
+    def decorate(function: F) -> click.Command:
+        @wraps(function)
+        @click.pass_context
+        def run(ctx: click.Context, /, **options: Any) -> Any:
+            return ctx.invoke(function, make_output(ctx, options), **options)
+
+        made: Any = run
+        for option in reversed(_GLOBAL):
+            made = option(made)
+        result: click.Command = click.command(name, **kwargs)(made)
+        return result
+
+    return decorate
+
+
+_GLOBAL = [
+    click.option("-r", "--repo", "g_repository", hidden=True),
+    click.option("--password-file", "g_password_file", hidden=True),
+    click.option("--password-command", "g_password_command", hidden=True),
+    click.option("--key-file", "g_key_file", hidden=True),
+    click.option("--profile", "g_profile", hidden=True),
+    click.option("--config", "g_config", hidden=True),
+    click.option("--json", "g_as_json", is_flag=True, help="Print JSON for programs."),
+    click.option("-q", "--quiet", "g_quiet", is_flag=True, hidden=True),
+]
+
+
+def make_output(ctx: click.Context, options: dict[str, Any]) -> Output:
+    """Take the global options out of ``options``, wherever on the line they stood, and build the Output."""
+    chosen = dict(ctx.find_root().obj or {})
+    for name in [n for n in options if n.startswith("g_")]:
+        value = options.pop(name)
+        if value:
+            chosen[name[2:]] = value
+    as_json, quiet = bool(chosen.pop("as_json", False)), bool(chosen.pop("quiet", False))
+    loaded = settings.load({k: v for k, v in chosen.items() if v})
+    return Output(wiring.App(loaded, _ask), as_json, quiet)
+
+
+def _ask(prompt: str) -> str | None:
+    if not sys.stdin.isatty():
+        return None
+    new = prompt.startswith("New")
+    text: str = click.prompt(prompt, hide_input=True, confirmation_prompt=new, err=True)
+    return text
+
+
+def filter_options(function: F) -> F:
+    """--host, --path, --tag: which snapshots."""
+    made: Any = function
+    made = click.option("--tag", "tags", multiple=True, metavar="TAG[,TAG]", help="Only those with all these tags.")(made)
+    made = click.option("--path", "paths", multiple=True, metavar="PATH", help="Only those of this path.")(made)
+    result: F = click.option("-H", "--host", "hosts", multiple=True, metavar="HOST", help="Only those of this host.")(made)
+    return result
+
+
+def make_filter(hosts: tuple[str, ...], paths: tuple[str, ...], tags: tuple[str, ...]) -> Filter:
+    return Filter(
+        hosts=hosts,
+        paths=tuple(os.fsencode(os.path.abspath(p)) for p in paths),
+        tags=tuple(tuple(t for t in group.split(",") if t) for group in tags),
+    )
+
+
+@contextmanager
+def progress_bar(out: Output, what: str, poll: Callable[[], tuple[float, float, str]]) -> Iterator[None]:
+    """Show progress while the block runs: ``poll`` gives done, expected (0: unknown) in bytes and a text."""
+    if not out.shows_progress:
+        with _status_lines(out, poll):
+            yield
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeElapsedColumn, TransferSpeedColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(binary_units=True),
+        TransferSpeedColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[text]}", markup=False),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True, refresh_per_second=8) as bar:
+        task = bar.add_task(what, total=None, text="")
+
+        def show() -> None:
+            done, expected, text = poll()
+            bar.update(task, completed=done, total=max(expected, done) if expected else None, text=printable(text))
+
+        with _every(0.125, show):
+            yield
+
+
+@contextmanager
+def _status_lines(out: Output, poll: Callable[[], tuple[float, float, str]]) -> Iterator[None]:
+    if not out.as_json:
+        yield
+        return
+
+    def show() -> None:
+        done, expected, text = poll()
+        out.event("status", bytes_done=int(done), bytes_expected=int(expected), current=printable(text))
+
+    with _every(1.0, show):
+        yield
+
+
+@contextmanager
+def _every(seconds: float, act: Callable[[], None]) -> Iterator[None]:
+    stop = threading.Event()
+
+    def loop() -> None:
+        while not stop.wait(seconds):
+            act()
+
+    thread = threading.Thread(target=loop, name="progress", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
+
+# -- how things look ---------------------------------------------------------------------------------------------------
+
+
+def size_text(size: float) -> str:
+    """Bytes for people: 1.5 GiB."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if abs(size) < 1024:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1024
+    return f"{size:.1f} TiB"
+
+
+def time_text(time_ns: int) -> str:
+    """A time for people, in their own zone."""
+    return datetime.datetime.fromtimestamp(time_ns / 1e9, datetime.UTC).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+
+
+def time_json(time_ns: int) -> str:
+    """A time for programs: RFC 3339, UTC, nanoseconds."""
+    whole = datetime.datetime.fromtimestamp(time_ns // 1_000_000_000, datetime.UTC)
+    return whole.strftime("%Y-%m-%dT%H:%M:%S") + f".{time_ns % 1_000_000_000:09d}Z"
+
+
+def printable(path: bytes | str) -> str:
+    """A path that can be printed: control signs and bytes that are no text are escaped."""
+    text = os.fsdecode(path) if isinstance(path, bytes) else path
+    return "".join(c if c.isprintable() else _escape(c) for c in text)
+
+
+def _escape(sign: str) -> str:
+    code = ord(sign)
+    return f"\\x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else sign.encode("unicode_escape").decode()
+
+
+def parse_size(text: str) -> int:
+    """``10M`` and the like, in bytes (binary units)."""
+    units = {"": 0, "B": 0, "K": 1, "M": 2, "G": 3, "T": 4}
+    number = text.strip().upper().removesuffix("IB").removesuffix("B") if text.strip().upper() != "B" else ""
+    digits, unit = (number[:-1], number[-1]) if number and number[-1] in "KMGT" else (number, "")
+    try:
+        return int(float(digits) * 1024 ** units[unit])
+    except (ValueError, OverflowError):
+        raise UsageError(f"{text!r} is not a size: write it like 500K, 10M or 2G.") from None

@@ -1,0 +1,240 @@
+"""Every stored structure, as ``docs/format.md`` specifies it. Nothing here acts; nothing elsewhere defines a layout.
+
+Structures are MessagePack arrays (the key bundle, snapshots and leases: maps, which can grow by name). Integers outside
+MessagePack are big-endian.
+"""
+
+from __future__ import annotations
+
+from struct import Struct as Layout
+from typing import Final
+
+import msgspec
+
+VERSION: Final = 1
+
+# -- sizes ---------------------------------------------------------------------------------------------------------
+BLOCK_TARGET: Final = 1 << 20  # a block of small chunks is closed at this many raw bytes
+CHUNK_MAX: Final = 4 << 20
+BLOCK_MAX: Final = BLOCK_TARGET + CHUNK_MAX  # raw bytes; readers refuse larger ones: no decompression bombs
+PACK_TARGET: Final = 32 << 20
+PACK_MAX: Final = 64 << 20
+ID_SIZE: Final = 32
+TAG_SIZE: Final = 16
+INLINE_CHUNKS: Final = 256  # an entry with more chunks keeps its list in chunks of their own
+OBJECT_MAX: Final = 1 << 30  # of an envelope's content, unpacked: readers refuse more
+
+# -- packs ---------------------------------------------------------------------------------------------------------
+PACK_MAGIC: Final = b"HFpack\x00\x01"
+PACK_END: Final = b"HFend\x00\x00\x01"
+PACK_HEADER: Final = Layout(">8sBBHI")  # magic, kind, cipher, length of the sealed secret, epoch
+PACK_TRAILER: Final = Layout(">I8s")  # length of the sealed table of contents, end magic
+BLOCK: Final = Layout(">IIIB")  # offset in the pack, stored length, raw length, codec
+PLACE: Final = Layout(">Q")  # block number (16 bits), offset in the block (24), length (24)
+
+KIND_DATA: Final = 0
+KIND_TREE: Final = 1
+CODEC_RAW: Final = 0
+CODEC_ZSTD: Final = 1
+CIPHER_AES: Final = 0
+CIPHER_CHACHA: Final = 1
+
+# -- envelopes -----------------------------------------------------------------------------------------------------
+SHARED_MAGIC: Final = b"HFshare\x01"
+SEALED_MAGIC: Final = b"HFseal\x00\x01"
+
+
+def place(block: int, offset: int, length: int) -> int:
+    """A chunk's place in its pack as one 64-bit number."""
+    return block << 48 | offset << 24 | length
+
+
+class Chunker(msgspec.Struct, frozen=True):
+    """How content is cut: FastCDC's sizes in bytes and its normalisation level."""
+
+    algorithm: str = "fastcdc-2020"
+    min_size: int = 256 << 10
+    avg_size: int = 1 << 20
+    max_size: int = CHUNK_MAX
+    normalization: int = 2
+
+
+class Config(msgspec.Struct, frozen=True):
+    """The ``config`` object's first line, in JSON. ``repository``: 32 hex digits."""
+
+    format: str
+    version: int
+    repository: str
+    chunker: Chunker
+
+
+class Epoch(msgspec.Struct, frozen=True, array_like=True):
+    """One pair of data keys. ``private`` is empty in a write-only bundle."""
+
+    number: int
+    public: bytes
+    private: bytes
+
+
+class Bundle(msgspec.Struct, frozen=True):
+    """What a key object wraps. The newest epoch is the last one."""
+
+    repository: str
+    shared: bytes
+    epochs: list[Epoch]
+
+    @property
+    def can_read(self) -> bool:
+        return all(e.private for e in self.epochs)
+
+
+class Argon2(msgspec.Struct, frozen=True):
+    """Parameters of Argon2id: passes, KiB, lanes."""
+
+    passes: int = 3
+    memory: int = 64 << 10
+    lanes: int = 2
+
+
+class KeyHeader(msgspec.Struct, frozen=True):
+    """A key object's first line, in JSON; it is the associated data of the second.
+
+    ``way``: ``password`` or ``file``. ``grants``: ``full`` or ``write-only``.
+    """
+
+    format: str
+    version: int
+    repository: str
+    way: str
+    grants: str
+    label: str
+    created_ns: int
+    salt: str
+    argon2: Argon2 | None = None
+
+
+class PackRecord(msgspec.Struct, array_like=True):
+    """A pack as the index and its own table of contents describe it.
+
+    ``name``: 32 bytes, empty in a table of contents; ``size`` likewise 0. ``sealed``: the pack's secret as its header
+    has it. ``blocks``: BLOCK after BLOCK; ``ids``: chunk ids, ID_SIZE each; ``places``: as many PLACEs.
+    """
+
+    name: bytes
+    size: int
+    kind: int
+    cipher: int
+    epoch: int
+    sealed: bytes
+    blocks: bytes
+    ids: bytes
+    places: bytes
+
+
+class IndexFile(msgspec.Struct, array_like=True):
+    """One index object: packs, and the names of the index objects it stands for."""
+
+    packs: list[PackRecord]
+    supersedes: list[bytes] = []
+
+
+class Lease(msgspec.Struct, tag="lease", kw_only=True):
+    """Somebody at work. ``knows``: the condemned lists it treats as absent; ``work``: backup, restore, prune …"""
+
+    work: str
+    host: str
+    process: str
+    boot: str
+    started_ns: int
+    knows: list[bytes] = []
+
+
+class Condemned(msgspec.Struct, tag="condemned", kw_only=True):
+    """Packs to be deleted once the deadline, in seconds after the list was stored, is past."""
+
+    packs: list[bytes]
+    deadline_s: int
+    host: str
+
+
+class Totals(msgspec.Struct, kw_only=True):
+    """What one backup saw and did. Bytes are of file content; ``bytes_stored`` what storage grew by."""
+
+    files_new: int = 0
+    files_changed: int = 0
+    files_unmodified: int = 0
+    files: int = 0
+    directories: int = 0
+    others: int = 0
+    bytes_total: int = 0
+    bytes_read: int = 0
+    bytes_stored: int = 0
+    errors: int = 0
+    seconds: float = 0.0
+
+
+class Snapshot(msgspec.Struct, kw_only=True):
+    """One point in time. ``base`` is the folder entries are relative to; ``root`` the id of its tree of pages."""
+
+    time_ns: int
+    host: str
+    user: str
+    base: bytes
+    paths: list[bytes]
+    tags: list[str]
+    root: bytes
+    parent: str = ""
+    original: str = ""
+    program: str = ""
+    totals: Totals
+
+
+class Entry(msgspec.Struct, array_like=True, gc=False):
+    """One thing in a directory.
+
+    ``kind`` is find's letter: f d l p s b c. ``mode``: permission bits. Times in ns. ``content``: chunk ids (or holes,
+    see ``contents.py``) of ID_SIZE, one after the other; with ``depth`` 1 they are the chunks holding that list.
+    ``target``: a symlink's. ``device``: a device node's number. ``links``: (device, inode) shared by the hard links of one
+    file, else empty. ``xattrs``: names and values, POSIX ACLs among them.
+    """
+
+    name: bytes
+    kind: str
+    mode: int
+    uid: int
+    gid: int
+    mtime_ns: int
+    ctime_ns: int
+    inode: int
+    size: int = 0
+    content: bytes = b""
+    depth: int = 0
+    target: bytes = b""
+    device: int = 0
+    links: tuple[int, int] | None = None
+    xattrs: dict[bytes, bytes] | None = None
+
+
+class Leaf(msgspec.Struct, array_like=True, tag=0):
+    """A page of entries: runs of (directory, its next entries), and the names of the owners that occur."""
+
+    users: dict[int, str]
+    groups: dict[int, str]
+    runs: list[tuple[bytes, list[Entry]]]
+
+
+class Child(msgspec.Struct, array_like=True):
+    """A page under a node: the directory and name of its first entry, its id, how many entries and bytes are below."""
+
+    directory: bytes
+    name: bytes
+    page: bytes
+    entries: int
+    size: int
+
+
+class Node(msgspec.Struct, array_like=True, tag=1):
+    """A page of pages. ``level`` 1 has leaves below it."""
+
+    level: int
+    children: list[Child]

@@ -1,0 +1,186 @@
+"""Who is at work, and what is going to be deleted: the leases and condemned lists under ``locks/``.
+
+Nobody waits for anybody. Somebody at work holds a lease, which he refreshes; prune condemns packs by a list, and a later
+sweep deletes them only when no lease is left that might not know the list. A lease names the lists its holder knows, so
+no clocks are compared for that; ages are taken from the storage's own times. A lease is over when its holder dropped it,
+when it was not refreshed for LEASE_LIFE_S, or when its process is known to have ended on this very machine.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import msgspec
+
+from holdfast.errors import Busy, Damaged, ObjectMissing, StorageDenied, StorageError
+from holdfast.repository.crypto import Secrets, object_digest
+from holdfast.repository.format import Condemned, Lease
+from holdfast.storage.base import ObjectInfo, Storage
+
+PURPOSE = b"locks"
+LEASE_LIFE_S = 30 * 60
+REFRESH_S = 5 * 60
+EXCLUSIVE = "prune"  # the one work that two may not do at once
+
+
+@dataclass(frozen=True)
+class Owner:
+    """Who works here: for leases and snapshots. ``ended`` tells of a lease that its process is surely gone."""
+
+    host: str
+    user: str
+    process: str
+    boot: str
+    ended: Callable[[Lease], bool]
+
+
+@dataclass
+class Locks:
+    """What lies under ``locks/``: leases that are not over, leases that are, condemned lists, and damage."""
+
+    live: dict[str, Lease]
+    over: dict[str, Lease]
+    condemned: dict[str, Condemned]
+    stored_ns: dict[str, int]
+    damaged: list[str]
+
+    def condemned_packs(self) -> set[bytes]:
+        return {pack for c in self.condemned.values() for pack in c.packs}
+
+
+class Hold:
+    """A lease held. ``knows``: the condemned lists its holder treats as absent."""
+
+    def __init__(self, leases: Leases, work: str) -> None:
+        self._leases, self._work = leases, work
+        self._name = ""
+        self._stop = threading.Event()
+        self._lock = threading.Lock()
+        self.knows: frozenset[str] = frozenset()
+        self.started_ns = leases.now_ns()
+
+    @property
+    def name(self) -> str:
+        return self._name
+
+    def put(self, knows: frozenset[str]) -> None:
+        """Store the lease anew, with what is known now, and drop its older form."""
+        with self._lock:
+            old, self.knows = self._name, knows
+            self._name = self._leases.put(self._work, self.started_ns, knows)
+            if old:
+                self._leases.storage.delete(old)
+
+    def refresh_until_dropped(self) -> None:
+        while not self._stop.wait(REFRESH_S):
+            with contextlib.suppress(StorageError):  # tried again in time; a lapsed lease costs a check, not data
+                self.put(self.knows)
+
+    def drop(self) -> None:
+        self._stop.set()
+        with self._lock, contextlib.suppress(StorageError):
+            if self._name:
+                self._leases.storage.delete(self._name)
+            self._name = ""
+
+
+class Leases:
+    """Takes and reads leases and condemned lists of one storage."""
+
+    def __init__(self, storage: Storage, secrets: Secrets, owner: Owner, now_ns: Callable[[], int]) -> None:
+        self.storage, self._secrets, self._owner, self.now_ns = storage, secrets, owner, now_ns
+
+    @contextlib.contextmanager
+    def hold(self, work: str, *, needed: bool = True) -> Iterator[Hold]:
+        """Hold a lease for the time of the block. Not ``needed``: a storage that cannot be written to is fine."""
+        hold = Hold(self, work)
+        try:
+            hold.put(frozenset())
+        except StorageError:
+            if needed:
+                raise
+            yield hold
+            return
+        refresher = threading.Thread(target=hold.refresh_until_dropped, name="lease", daemon=True)
+        refresher.start()
+        try:
+            yield hold
+        finally:
+            hold.drop()
+
+    @contextlib.contextmanager
+    def hold_alone(self, work: str = EXCLUSIVE) -> Iterator[Hold]:
+        """Hold the exclusive lease, or raise Busy naming who holds it. Of two at once, one or both give way."""
+        with self.hold(work) as hold:
+            for name, lease in self.survey().live.items():
+                if name != hold.name and lease.work == work:
+                    raise Busy(f"A {work} is running already, {describe(lease)}.", "Wait until it has ended.")
+            yield hold
+
+    def put(self, work: str, started_ns: int, knows: frozenset[str]) -> str:
+        lease = Lease(
+            work=work,
+            host=self._owner.host,
+            process=self._owner.process,
+            boot=self._owner.boot,
+            started_ns=started_ns,
+            knows=[bytes.fromhex(n[6:]) for n in sorted(knows)],
+        )
+        return self._put(lease)
+
+    def condemn(self, packs: list[bytes], deadline_s: int) -> str:
+        """Store a condemned list; its name."""
+        return self._put(Condemned(packs=packs, deadline_s=deadline_s, host=self._owner.host))
+
+    def _put(self, content: Lease | Condemned) -> str:
+        data = self._secrets.share(PURPOSE, msgspec.msgpack.encode(content))
+        name = f"locks/{object_digest([data]).hex()}"
+        self.storage.put(name, [data])
+        return name
+
+    def survey(self) -> Locks:
+        """Read everything under ``locks/``. Times are compared with the newest one the storage gave."""
+        found: list[tuple[ObjectInfo, Lease | Condemned]] = []
+        damaged: list[str] = []
+        for info in list(self.storage.list("locks")):
+            try:
+                found.append((info, self._read(info.name)))
+            except ObjectMissing:
+                continue
+            except Damaged as e:
+                damaged.append(str(e))
+        newest = max((i.stored_ns for i, _ in found), default=0)
+        locks = Locks({}, {}, {}, {i.name: i.stored_ns for i, _ in found}, damaged)
+        for info, content in found:
+            if isinstance(content, Condemned):
+                locks.condemned[info.name] = content
+            elif newest - info.stored_ns > LEASE_LIFE_S * 1_000_000_000 or self._owner.ended(content):
+                locks.over[info.name] = content
+            else:
+                locks.live[info.name] = content
+        return locks
+
+    def _read(self, name: str) -> Lease | Condemned:
+        data = self.storage.get(name)
+        if object_digest([data]).hex() != name[6:]:
+            raise Damaged(f"The lock object {name} does not have the content its name says.")
+        plain = self._secrets.open_shared(PURPOSE, data, f"The lock object {name}")
+        try:
+            return msgspec.msgpack.decode(plain, type=Lease | Condemned)  # type: ignore[arg-type, no-any-return]
+        except msgspec.MsgspecError:
+            raise Damaged(f"The lock object {name} cannot be understood.") from None
+
+
+def describe(lease: Lease) -> str:
+    """Who holds a lease, for people."""
+    return f"{lease.work} on {lease.host}, process {lease.process.rpartition('/')[0].rpartition('/')[2] or '?'}"
+
+
+def clear_ended(storage: Storage, locks: Locks) -> None:
+    """Delete the leases that are over; a storage that refuses keeps them."""
+    for name in locks.over:
+        with contextlib.suppress(StorageDenied):
+            storage.delete(name)

@@ -1,0 +1,220 @@
+"""Packs: blocks sealed one after the other, then a table of contents, built in one reusable buffer and read by range.
+
+A pack is only ever written whole and named by the SHA-256 of its bytes. Everything in it is bound: a block to its
+number (the nonce) and to its codec and raw length (associated data), the table to the pack's sealed secret.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import blake3
+import msgspec
+import zstandard
+from cryptography.exceptions import InvalidTag
+
+from holdfast.errors import Damaged
+from holdfast.repository.crypto import Secrets, aead, object_digest
+from holdfast.repository.format import (
+    BLOCK,
+    BLOCK_MAX,
+    CODEC_RAW,
+    CODEC_ZSTD,
+    ID_SIZE,
+    PACK_END,
+    PACK_HEADER,
+    PACK_MAGIC,
+    PACK_MAX,
+    PACK_TARGET,
+    PACK_TRAILER,
+    PLACE,
+    TAG_SIZE,
+    PackRecord,
+    place,
+)
+from holdfast.storage.base import Buffer, Storage
+
+MOST_BLOCKS = 1 << 16
+BUFFER_SIZE = PACK_TARGET + BLOCK_MAX + (1 << 16)
+_TOC_GUESS = 64 << 10  # read with the trailer, so that most tables cost one read
+
+
+@dataclass
+class Block:
+    """Chunks to be stored together: raw bytes, and each chunk's id and length in order."""
+
+    kind: int
+    raw: Buffer
+    ids: list[bytes]
+    lengths: list[int]
+
+
+@dataclass
+class PackBuilder:
+    """A pack in the making in ``buffer`` (BUFFER_SIZE bytes, reused from pack to pack)."""
+
+    secrets: Secrets
+    kind: int
+    cipher: int
+    buffer: bytearray
+    size: int = 0
+    blocks: bytearray = field(default_factory=bytearray)
+    ids: list[bytes] = field(default_factory=list)
+    places: bytearray = field(default_factory=bytearray)
+    number: int = 0
+
+    def __post_init__(self) -> None:
+        self._epoch, self._sealed, key = self.secrets.seal_secret()
+        self._aead = aead(self.cipher, key)
+        head = PACK_HEADER.pack(PACK_MAGIC, self.kind, self.cipher, len(self._sealed), self._epoch) + self._sealed
+        self.buffer[: len(head)] = head
+        self.size = len(head)
+
+    def has_room(self, stored: int) -> bool:
+        """Whether a block of that many bytes may still go into this pack."""
+        return self.number == 0 or (self.size + stored <= PACK_TARGET and self.number < MOST_BLOCKS)
+
+    def add(self, block: Block, codec: int, payload: Buffer) -> None:
+        """Seal payload (the block's raw bytes through codec) as the next block."""
+        stored, raw = len(payload) + TAG_SIZE, len(block.raw)
+        extra = block_extra(codec, raw)
+        nonce = block_nonce(self.number)
+        with memoryview(self.buffer)[self.size : self.size + stored] as out:
+            self._aead.encrypt_into(nonce, payload, extra, out)
+        self.blocks += BLOCK.pack(self.size, stored, raw, codec)
+        offset = 0
+        for chunk_id, length in zip(block.ids, block.lengths, strict=True):
+            self.places += PLACE.pack(place(self.number, offset, length))
+            offset += length
+        self.ids += block.ids
+        self.size += stored
+        self.number += 1
+
+    def finish(self) -> tuple[PackRecord, list[Buffer]]:
+        """The record for the index (named, sized) and the parts to store."""
+        record = PackRecord(
+            b"", 0, self.kind, self.cipher, self._epoch, b"", bytes(self.blocks), b"".join(self.ids), bytes(self.places)
+        )
+        toc = self.secrets.share(toc_purpose(self._sealed), msgspec.msgpack.encode(record))
+        tail = toc + PACK_TRAILER.pack(len(toc), PACK_END)
+        parts: list[Buffer] = [memoryview(self.buffer)[: self.size], tail]
+        record.name, record.size, record.sealed = object_digest(parts), self.size + len(tail), self._sealed
+        return record, parts
+
+
+def block_nonce(number: int) -> bytes:
+    return number.to_bytes(12, "big")
+
+
+def block_extra(codec: int, raw: int) -> bytes:
+    return codec.to_bytes(1, "big") + raw.to_bytes(4, "big")
+
+
+def toc_purpose(sealed: bytes) -> bytes:
+    return b"pack contents " + blake3.blake3(sealed).digest()
+
+
+def pack_name(record: PackRecord) -> str:
+    return f"data/{record.name.hex()}"
+
+
+def read_contents(storage: Storage, secrets: Secrets, name: str, size: int) -> PackRecord:
+    """Read the pack's own table of contents: its record, complete. Needs no private key."""
+    thing = f"The pack {name}"
+    least = PACK_HEADER.size + PACK_TRAILER.size
+    if not least <= size <= PACK_MAX:
+        raise Damaged(f"{thing} has {size} bytes, which no pack has.")
+    tail = storage.get(name, max(0, size - _TOC_GUESS), min(size, _TOC_GUESS))
+    toc_size, magic = PACK_TRAILER.unpack_from(tail, len(tail) - PACK_TRAILER.size)
+    if magic != PACK_END or toc_size > size - least:
+        raise Damaged(f"{thing} does not end as it should.")
+    wanted = toc_size + PACK_TRAILER.size
+    if wanted > len(tail):
+        tail = storage.get(name, size - wanted, wanted)
+    head = storage.get(name, 0, PACK_HEADER.size)
+    magic, kind, cipher, sealed_size, epoch = PACK_HEADER.unpack(head)
+    if magic != PACK_MAGIC or PACK_HEADER.size + sealed_size > size - wanted:
+        raise Damaged(f"{thing} does not begin as it should.")
+    sealed = storage.get(name, PACK_HEADER.size, sealed_size)
+    plain = secrets.open_shared(toc_purpose(sealed), tail[len(tail) - wanted : -PACK_TRAILER.size], thing)
+    record = decode_record(plain, thing)
+    if (record.kind, record.cipher, record.epoch) != (kind, cipher, epoch):
+        raise Damaged(f"{thing} contradicts its own table of contents.")
+    record.name, record.size, record.sealed = bytes.fromhex(name[5:]), size, sealed
+    check_record(record, thing)
+    return record
+
+
+def decode_record(plain: bytes, thing: str) -> PackRecord:
+    try:
+        return msgspec.msgpack.decode(plain, type=PackRecord)
+    except msgspec.MsgspecError:
+        raise Damaged(f"{thing}: its table of contents cannot be understood.") from None
+
+
+def check_record(record: PackRecord, thing: str) -> None:
+    """Refuse a record whose lengths do not fit together, before anything trusts them."""
+    if (
+        len(record.blocks) % BLOCK.size
+        or len(record.ids) % ID_SIZE
+        or len(record.places) // PLACE.size != len(record.ids) // ID_SIZE
+        or len(record.places) % PLACE.size
+    ):
+        raise Damaged(f"{thing}: its table of contents has ragged columns.")
+
+
+@dataclass(frozen=True)
+class BlockReader:
+    """Reads blocks of one pack: its name, its blocks as the record says, its opened key."""
+
+    name: str
+    size: int
+    cipher: int
+    blocks: bytes
+    key: bytes
+
+    def extent(self, number: int) -> tuple[int, int]:
+        """Where the block lies in the pack: offset and stored length."""
+        offset, stored, _, _ = self._entry(number)
+        return offset, stored
+
+    def read(self, storage: Storage, number: int) -> bytes:
+        """The block's raw bytes, authenticated."""
+        offset, stored, _, _ = self._entry(number)
+        return self.open(number, storage.get(self.name, offset, stored))
+
+    def open(self, number: int, sealed: Buffer) -> bytes:
+        """The raw bytes of a block whose stored bytes are at hand."""
+        _, _, raw, codec = self._entry(number)
+        thing = f"Block {number} of the pack {self.name}"
+        try:
+            payload = aead(self.cipher, self.key).decrypt(block_nonce(number), sealed, block_extra(codec, raw))
+        except (InvalidTag, ValueError):
+            raise Damaged(f"{thing} fails its verification.") from None
+        return unpack_payload(payload, codec, raw, thing)
+
+    def _entry(self, number: int) -> tuple[int, int, int, int]:
+        if not 0 <= number < len(self.blocks) // BLOCK.size:
+            raise Damaged(f"The pack {self.name} has no block {number}.")
+        offset, stored, raw, codec = BLOCK.unpack_from(self.blocks, number * BLOCK.size)
+        if raw > BLOCK_MAX or stored > BLOCK_MAX + TAG_SIZE or offset + stored > self.size:
+            raise Damaged(f"Block {number} of the pack {self.name} claims an impossible size.")
+        return offset, stored, raw, codec
+
+
+def unpack_payload(payload: bytes, codec: int, raw: int, thing: str) -> bytes:
+    """Undo the codec; never more than ``raw`` bytes are made, and exactly as many are given back."""
+    data = payload
+    if codec == CODEC_ZSTD:
+        try:
+            if zstandard.frame_content_size(payload) != raw:
+                raise Damaged(f"{thing} does not unpack to the size it should.")
+            data = zstandard.ZstdDecompressor().decompress(payload, max_output_size=raw)
+        except zstandard.ZstdError:
+            raise Damaged(f"{thing} does not unpack.") from None
+    elif codec != CODEC_RAW:
+        raise Damaged(f"{thing} was packed in an unknown way ({codec}).")
+    if len(data) != raw:
+        raise Damaged(f"{thing} does not unpack to the size it should.")
+    return data
+

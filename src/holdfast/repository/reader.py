@@ -1,0 +1,90 @@
+"""Chunks out of packs, verified: a block is authenticated, a chunk is hashed again, and only then is it given back.
+
+A few unpacked blocks are kept (``BLOCK_CACHE`` raw bytes), because neighbours in a directory are neighbours in a block.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+
+from holdfast.errors import Damaged
+from holdfast.repository.crypto import Secrets
+from holdfast.repository.index import Index, Location
+from holdfast.repository.packs import BlockReader, pack_name
+from holdfast.storage.base import Storage
+
+BLOCK_CACHE = 24 << 20
+
+
+class ChunkReader:
+    """Reads chunks by id. Safe to share between threads."""
+
+    def __init__(self, storage: Storage, secrets: Secrets, index: Index) -> None:
+        self.storage, self._secrets, self._index = storage, secrets, index
+        self._hash = secrets.chunk_hasher()
+        self._packs: dict[int, BlockReader] = {}
+        self._blocks: OrderedDict[tuple[int, int], bytes] = OrderedDict()
+        self._held = 0
+        self._lock = threading.Lock()
+
+    def locate(self, chunk_id: bytes) -> Location:
+        """Where the chunk lies; Damaged when nothing knows it."""
+        location = self._index.find(chunk_id)
+        if location is None:
+            raise Damaged(
+                f"The chunk {chunk_id.hex()[:16]} is in no pack.", "Run `holdfast check`, then `holdfast repair`."
+            )
+        return location
+
+    def length(self, chunk_id: bytes) -> int:
+        return self.locate(chunk_id).length
+
+    def read(self, chunk_id: bytes) -> bytes:
+        """A chunk's content, verified."""
+        where = self.locate(chunk_id)
+        return bytes(self.cut(chunk_id, where, self.block(where.pack, where.block)))
+
+    def cut(self, chunk_id: bytes, where: Location, block: bytes) -> memoryview:
+        """The chunk's part of an unpacked block, verified against its id."""
+        part = memoryview(block)[where.offset : where.offset + where.length]
+        if len(part) != where.length or self._hash(part) != chunk_id:
+            name = pack_name(self._index.packs[where.pack])
+            raise Damaged(f"The chunk {chunk_id.hex()[:16]} in the pack {name} is not what was stored.")
+        return part
+
+    def matches(self, data: bytes | memoryview, chunk_id: bytes) -> bool:
+        """Whether data is the content of that chunk."""
+        return self._hash(data) == chunk_id
+
+    def block(self, pack: int, number: int) -> bytes:
+        """One unpacked block, from memory when it was read just now."""
+        key = pack, number
+        with self._lock:
+            found = self._blocks.get(key)
+            if found is not None:
+                self._blocks.move_to_end(key)
+                return found
+        data = self.fetch(pack, number)
+        with self._lock:
+            if key not in self._blocks:
+                self._blocks[key] = data
+                self._held += len(data)
+                while self._held > BLOCK_CACHE and len(self._blocks) > 1:
+                    self._held -= len(self._blocks.popitem(last=False)[1])
+        return data
+
+    def fetch(self, pack: int, number: int) -> bytes:
+        """One unpacked block, from storage."""
+        return self.pack(pack).read(self.storage, number)
+
+    def pack(self, number: int) -> BlockReader:
+        """The reader of that pack, its key opened once."""
+        found = self._packs.get(number)
+        if found is None:
+            record = self._index.packs[number]
+            name = pack_name(record)
+            key = self._secrets.open_secret(record.epoch, record.sealed, f"The pack {name}")
+            found = BlockReader(name, record.size, record.cipher, record.blocks, key)
+            self._packs[number] = found
+        return found

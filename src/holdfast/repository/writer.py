@@ -1,0 +1,225 @@
+"""From chunks to packs: deduplicate, gather into blocks, compress, seal, store. The write path of everything.
+
+One thread (the caller's) adds chunks; it reads straight into the block being filled, so a small file is copied once.
+Full blocks go to a few workers, which compress without Python's lock, seal into the current pack, and store packs that
+are full. Buffers are reused and bounded: when all are out, the caller waits, so memory does not grow with the work.
+
+Invariants: packs are durable before the index object that names them is written; ``flush`` returns when everything added
+before it is durable and indexed. A worker's failure stops the caller at its next call and is raised there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import queue
+import threading
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import zstandard
+
+from holdfast.errors import ObjectExists
+from holdfast.repository.crypto import Secrets, preferred_cipher
+from holdfast.repository.format import (
+    BLOCK_MAX,
+    BLOCK_TARGET,
+    CODEC_RAW,
+    CODEC_ZSTD,
+    TAG_SIZE,
+    PackRecord,
+)
+from holdfast.repository.index import Index, put_index_object
+from holdfast.repository.packs import BUFFER_SIZE, Block, PackBuilder, pack_name
+from holdfast.storage.base import Buffer, Storage
+
+INDEX_PACKS = 128  # an index object is written at the latest after so many packs
+_WORTH = 32  # a block is stored raw unless zstd saves more than 1/32 of it
+
+
+def worker_count() -> int:
+    """Compressing threads: one per processor this process may use, between 2 and 8."""
+    return max(2, min(8, len(os.sched_getaffinity(0))))
+
+
+class _OpenBlock:
+    """The block being filled: a buffer, how much of it is used, and whose chunks they are."""
+
+    def __init__(self, buffer: bytearray) -> None:
+        self.buffer = buffer
+        self.view = memoryview(buffer)
+        self.used = 0
+        self.ids: list[bytes] = []
+        self.lengths: list[int] = []
+
+
+class ChunkWriter:
+    """Stores chunks. Not to be shared between threads; ``close`` must be called, also after an error."""
+
+    def __init__(self, storage: Storage, secrets: Secrets, index: Index, *, level: int = 3) -> None:
+        self._storage, self._secrets, self._index, self._level = storage, secrets, index, level
+        self._cipher = preferred_cipher()
+        self.chunk_id = secrets.chunk_hasher()
+        self.bytes_stored = 0
+        self.packs: set[int] = set()  # the numbers, in the index, of the packs stored so far
+        workers = worker_count()
+        self._pool = ThreadPoolExecutor(workers + 1, thread_name_prefix="pack")
+        self._block_buffers: queue.SimpleQueue[bytearray] = queue.SimpleQueue()
+        for _ in range(workers + 2):
+            self._block_buffers.put(bytearray(BLOCK_MAX))
+        self._pack_buffers: queue.SimpleQueue[bytearray] = queue.SimpleQueue()
+        for _ in range(3):
+            self._pack_buffers.put(bytearray(BUFFER_SIZE))
+        self._open: dict[int, _OpenBlock] = {}
+        self._building: dict[int, PackBuilder] = {}
+        self._building_lock = threading.Lock()
+        self._tasks: set[Future[None]] = set()
+        self._records: list[PackRecord] = []
+        self._failure: BaseException | None = None
+        self._local = threading.local()
+
+    # -- adding chunks ---------------------------------------------------------------------------------------------
+
+    def add(self, kind: int, data: Buffer) -> bytes:
+        """Store one chunk of at most CHUNK_MAX bytes unless it is there; its id."""
+        chunk_id = self.chunk_id(data)
+        if chunk_id not in self._index:
+            length = len(data)
+            self.space(kind, length)[:length] = data
+            self.keep(kind, chunk_id, length)
+        return chunk_id
+
+    def space(self, kind: int, size: int) -> memoryview:
+        """At least ``size`` (up to CHUNK_MAX + 1) free bytes at the end of the open block, to read a chunk into.
+
+        What is put there counts only after ``keep``; the next call may hand out the same bytes again.
+        """
+        block = self._open.get(kind)
+        if block is not None and (block.used >= BLOCK_TARGET or block.used + size > BLOCK_MAX):
+            self._submit(kind, block)
+            block = None
+        if block is None:
+            block = self._open[kind] = self._new_block()
+        return block.view[block.used :]
+
+    def keep(self, kind: int, chunk_id: bytes, length: int) -> None:
+        """Make the first ``length`` bytes of the last ``space`` a chunk of that id, which must be absent so far."""
+        block = self._open[kind]
+        block.ids.append(chunk_id)
+        block.lengths.append(length)
+        block.used += length
+        self._index.reserve(chunk_id, length)
+
+    def flush(self) -> None:
+        """Wait until every chunk added so far is durable and the index says where it is."""
+        for kind, block in list(self._open.items()):
+            self._submit(kind, block)
+        self._open.clear()
+        self._join()
+        with self._building_lock:
+            builders, self._building = list(self._building.values()), {}
+        for builder in builders:
+            if builder.number:
+                self._run(self._store_pack, builder)
+            else:
+                self._pack_buffers.put(builder.buffer)
+        self._join()
+        self._write_index()
+
+    def take_pack(self, record: PackRecord) -> None:
+        """Have a pack that is in storage already named by the next index object (adopted packs)."""
+        self._records.append(record)
+
+    def close(self) -> None:
+        """End the workers. What was not flushed and lies in no full pack is dropped."""
+        self._failure = self._failure or RuntimeError("closed")
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+    # -- inside ----------------------------------------------------------------------------------------------------
+
+    def _new_block(self) -> _OpenBlock:
+        while True:
+            self._raise_failure()
+            with contextlib.suppress(queue.Empty):
+                return _OpenBlock(self._block_buffers.get(timeout=1.0))
+
+    def _submit(self, kind: int, block: _OpenBlock) -> None:
+        self._open.pop(kind, None)
+        if not block.ids:
+            self._block_buffers.put(block.buffer)
+            return
+        self._run(self._pack_block, kind, block)
+
+    def _run(self, task: object, *args: object) -> None:
+        self._raise_failure()
+        future = self._pool.submit(self._guarded, task, *args)
+        self._tasks.add(future)
+        future.add_done_callback(self._tasks.discard)
+
+    def _guarded(self, task: object, *args: object) -> None:
+        if self._failure is not None:
+            return
+        try:
+            task(*args)  # type: ignore[operator]
+        except BaseException as e:  # noqa: BLE001 - it is raised in the caller's thread
+            self._failure = self._failure or e
+
+    def _raise_failure(self) -> None:
+        if self._failure is not None:
+            raise self._failure
+
+    def _join(self) -> None:
+        for future in list(self._tasks):
+            future.result()
+        self._raise_failure()
+        if len(self._records) >= INDEX_PACKS:
+            self._write_index()
+
+    def _pack_block(self, kind: int, block: _OpenBlock) -> None:
+        """A worker's task: compress the block, seal it into the current pack, store that pack if it is full."""
+        with block.view[: block.used] as raw:
+            codec, payload = self._compress(raw)
+            full = None
+            with self._building_lock:
+                builder = self._building.get(kind)
+                if builder is not None and not builder.has_room(len(payload) + TAG_SIZE):
+                    full, builder = builder, None
+                if builder is None:
+                    builder = PackBuilder(self._secrets, kind, self._cipher, self._pack_buffer())
+                    self._building[kind] = builder
+                builder.add(Block(kind, raw, block.ids, block.lengths), codec, payload)
+        block.view.release()
+        self._block_buffers.put(block.buffer)
+        if full is not None:
+            self._store_pack(full)
+
+    def _pack_buffer(self) -> bytearray:
+        while True:
+            self._raise_failure()
+            with contextlib.suppress(queue.Empty):
+                return self._pack_buffers.get(timeout=1.0)
+
+    def _compress(self, raw: memoryview) -> tuple[int, Buffer]:
+        compressor = getattr(self._local, "compressor", None)
+        if compressor is None:
+            compressor = zstandard.ZstdCompressor(level=self._level, write_content_size=True)
+            self._local.compressor = compressor
+        packed = compressor.compress(raw)
+        if len(packed) < len(raw) - len(raw) // _WORTH:
+            return CODEC_ZSTD, packed
+        return CODEC_RAW, raw
+
+    def _store_pack(self, builder: PackBuilder) -> None:
+        record, parts = builder.finish()
+        with contextlib.suppress(ObjectExists):
+            self._storage.put(pack_name(record), parts)
+        parts.clear()
+        self._pack_buffers.put(builder.buffer)
+        self.packs.add(self._index.add_pack(record))
+        self._records.append(record)
+        self.bytes_stored += record.size
+
+    def _write_index(self) -> None:
+        if not self._records:
+            return
+        records, self._records = self._records, []
+        self.bytes_stored += put_index_object(self._storage, self._secrets, records)[1]

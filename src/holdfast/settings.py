@@ -1,0 +1,135 @@
+"""Settings: ``holdfast.toml`` and the environment, read here and nowhere else, given on as typed values.
+
+The command line's options win over the environment, the environment over the profile, the profile over the defaults.
+A file looks like this; every key is optional, an unknown one is an error that names it::
+
+    [profile.default]
+    repository = "/mnt/disk/backup"
+    password_file = "/etc/holdfast/password"
+    level = 3
+    exclude = ["*.tmp", "cache/"]
+
+    [profile.offsite]
+    repository = "/mnt/nas/backup"
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import msgspec
+
+from holdfast.errors import UsageError
+
+NAME = "holdfast"
+
+
+class Profile(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """One ``[profile.NAME]`` table. Paths may begin with ``~``."""
+
+    repository: str = ""
+    password_file: str = ""
+    password_command: str = ""
+    key_file: str = ""
+    host: str = ""
+    level: int = 3
+    exclude: tuple[str, ...] = ()
+
+
+class _File(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    profile: dict[str, Profile] = {}
+
+
+class Settings(msgspec.Struct, frozen=True):
+    """Everything the outside decides. Folders are absolute; empty strings mean: not given."""
+
+    repository: str
+    password: str
+    password_file: str
+    password_command: str
+    key_file: str
+    host: str
+    level: int
+    exclude: tuple[str, ...]
+    data_folder: Path
+    config_folder: Path
+    cache_folder: Path
+
+    @property
+    def default_repository(self) -> Path:
+        return self.data_folder / "repository"
+
+    @property
+    def default_key_file(self) -> Path:
+        return self.config_folder / "key"
+
+    @property
+    def has_credential(self) -> bool:
+        return bool(self.password or self.password_file or self.password_command or self.key_file)
+
+
+def load(options: Mapping[str, str], environment: Mapping[str, str] | None = None) -> Settings:
+    """Settings from the command line's options (``repository``, ``profile``, ``config``, ``password_file``,
+    ``password_command``, ``key_file``), the environment, and the file. UsageError names what is wrong.
+    """
+    env = os.environ if environment is None else environment
+    home = Path(env.get("HOME") or os.path.expanduser("~"))
+    config_folder = Path(env.get("XDG_CONFIG_HOME") or home / ".config") / NAME
+    path = options.get("config") or env.get("HOLDFAST_CONFIG") or ""
+    profile = _profile(Path(path) if path else config_folder / "holdfast.toml", bool(path), options, env)
+
+    def pick(option: str, variable: str, fallback: str) -> str:
+        return options.get(option) or env.get(variable) or fallback
+
+    given = any(options.get(o) for o in ("password_file", "password_command", "key_file"))
+    env_given = any(env.get(f"HOLDFAST_{v}") for v in ("PASSWORD", "PASSWORD_FILE", "PASSWORD_COMMAND", "KEY_FILE"))
+    lower = {} if given else env  # a credential on the command line makes those below it moot
+    profile_credential = Profile() if given or env_given else profile
+    return Settings(
+        repository=pick("repository", "HOLDFAST_REPOSITORY", profile.repository),
+        password=lower.get("HOLDFAST_PASSWORD") or "",
+        password_file=options.get("password_file") or lower.get("HOLDFAST_PASSWORD_FILE") or profile_credential.password_file,
+        password_command=options.get("password_command")
+        or lower.get("HOLDFAST_PASSWORD_COMMAND")
+        or profile_credential.password_command,
+        key_file=options.get("key_file") or lower.get("HOLDFAST_KEY_FILE") or profile_credential.key_file,
+        host=pick("host", "HOLDFAST_HOST", profile.host),
+        level=profile.level,
+        exclude=profile.exclude,
+        data_folder=Path(env.get("XDG_DATA_HOME") or home / ".local" / "share") / NAME,
+        config_folder=config_folder,
+        cache_folder=Path(env.get("HOLDFAST_CACHE_DIR") or Path(env.get("XDG_CACHE_HOME") or home / ".cache") / NAME),
+    )
+
+
+def child_environment() -> dict[str, str]:
+    """The environment for a program we start: ours without our secrets."""
+    return {k: v for k, v in os.environ.items() if not k.startswith("HOLDFAST_PASSWORD")}
+
+
+def _profile(path: Path, must_exist: bool, options: Mapping[str, str], env: Mapping[str, str]) -> Profile:
+    name = options.get("profile") or env.get("HOLDFAST_PROFILE") or ""
+    try:
+        text = path.read_text()
+    except FileNotFoundError:
+        if must_exist or name:
+            raise UsageError(f"The settings file {path} is not there.") from None
+        return Profile()
+    except (OSError, UnicodeDecodeError) as e:
+        raise UsageError(f"The settings file {path} cannot be read: {e}.") from None
+    try:
+        content = msgspec.toml.decode(text, type=_File)
+    except msgspec.MsgspecError as e:
+        raise UsageError(f"The settings file {path}: {e}.") from None
+    except ValueError as e:
+        raise UsageError(f"The settings file {path} is not TOML: {e}.") from None
+    if name and name not in content.profile:
+        raise UsageError(f"The settings file {path} has no profile {name!r}.")
+    return content.profile.get(name or "default", Profile())
+
+
+def debug() -> bool:
+    """Whether a developer wants to see the whole of an unexpected error."""
+    return bool(os.environ.get("HOLDFAST_DEBUG"))

@@ -1,0 +1,81 @@
+"""The contract every storage keeps. The repository builds all its promises on these, so they are few and strict.
+
+1. ``put`` is atomic and durable: when it returns, the whole object survives a power cut; until then nobody sees any of it.
+2. ``put`` never replaces: an object that is there raises ObjectExists and stays as it is.
+3. ``get`` gives exactly the bytes asked for or raises; never fewer.
+4. ``list`` names every object that was put before it began and not deleted since (stores that are only eventually
+   consistent say so; ``docs/format.md`` says what that costs).
+5. Names are checked inward and outward: ``config``, or a folder of FOLDERS and 64 lower-case hex digits. Nothing else
+   reaches a file system or a server, and nothing else a server lists is believed.
+
+Errors are the StorageError family of ``holdfast.errors``, and no other.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple, Protocol
+
+from holdfast.errors import StorageError
+
+Buffer = bytes | bytearray | memoryview
+
+CONFIG = "config"
+FOLDERS = ("keys", "data", "index", "snapshots", "locks")
+_NAME = re.compile(r"(?:keys|data|index|snapshots|locks)/[0-9a-f]{64}\Z")
+
+
+class ObjectInfo(NamedTuple):
+    """One object as listed: its name, its size in bytes, and when it was stored in ns by the storage's own clock."""
+
+    name: str
+    size: int
+    stored_ns: int
+
+
+class Storage(Protocol):
+    """An object store. Methods may be called from several threads at once."""
+
+    @property
+    def place(self) -> str:
+        """The storage's address as a user may see it: no password in it."""
+        ...
+
+    def put(self, name: str, parts: Sequence[Buffer]) -> None:
+        """Store the joined parts under name: atomic, durable, never replacing."""
+        ...
+
+    def get(self, name: str, start: int = 0, length: int | None = None) -> bytes:
+        """Read ``length`` bytes from ``start`` (to the end when None). Fewer bytes there: StorageError."""
+        ...
+
+    def list(self, folder: str) -> Iterator[ObjectInfo]:
+        """Every object in one of FOLDERS, in no order."""
+        ...
+
+    def stat(self, name: str) -> ObjectInfo:
+        """One object's size and time; ObjectMissing when it is not there."""
+        ...
+
+    def delete(self, name: str) -> None:
+        """Remove an object durably; one that is not there is no error."""
+        ...
+
+    def free_space(self) -> int | None:
+        """Bytes that can still be stored, None where nobody knows."""
+        ...
+
+
+def check_name(name: str) -> str:
+    """Return name when it is one an object may have; StorageError otherwise."""
+    if name == CONFIG or _NAME.match(name):
+        return name
+    raise StorageError(f"{name!r} is not the name of an object.")
+
+
+def check_folder(folder: str) -> str:
+    """Return folder when it is one that can be listed; StorageError otherwise."""
+    if folder in FOLDERS:
+        return folder
+    raise StorageError(f"{folder!r} is not a folder of a repository.")

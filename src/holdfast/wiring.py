@@ -1,0 +1,204 @@
+"""Builds the objects and hands them down: which storage, which key, which clock, who we are.
+
+Nothing below this floor asks the machine for the time, the host's name or a password; it is given them from here.
+"""
+
+from __future__ import annotations
+
+import os
+import pwd
+import shlex
+import socket
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from holdfast.errors import ObjectMissing, UsageError
+from holdfast.repository.format import Argon2, Lease
+from holdfast.repository.keys import Credential, KeyFile, Password, Sheet, new_key_file, parse_key_file
+from holdfast.repository.leases import Owner
+from holdfast.repository.repository import Repository, create, open_repository, read_config
+from holdfast.settings import Settings, child_environment
+from holdfast.storage.base import Storage
+from holdfast.storage.local import LocalStorage
+from holdfast.storage.wrappers import DryRun
+
+AskPassword = Callable[[str], str | None]
+
+
+@dataclass(frozen=True)
+class App:
+    """What a command works with. ``ask_password`` asks a person (None: there is nobody to ask)."""
+
+    settings: Settings
+    ask_password: AskPassword
+    now_ns: Callable[[], int] = time.time_ns
+
+    @property
+    def address(self) -> str:
+        """The repository's address: the one given, or the one in the user's data folder."""
+        return self.settings.repository or str(self.settings.default_repository)
+
+    @property
+    def uses_default(self) -> bool:
+        return not self.settings.repository
+
+    def owner(self) -> Owner:
+        return machine_owner(self.settings.host)
+
+    def storage(self, address: str = "", *, dry_run: bool = False) -> Storage:
+        found: Storage = storage_at(address or self.address)
+        return DryRun(found) if dry_run else found
+
+    def open(self, address: str = "", *, dry_run: bool = False) -> Repository:
+        """Open the repository; a person is asked for the password when nothing gives it."""
+        storage = self.storage(address, dry_run=dry_run)
+        read_config(storage)  # so that nobody is asked for the password of a repository that is not there
+        return open_repository(storage, self.credential(), self.owner(), self.now_ns)
+
+    def create(self, *, argon2: Argon2 | None = None) -> Repository:
+        """Make the repository at ``address``."""
+        storage = storage_at(self.address)
+        credential = self.credential(new=True)
+        if isinstance(credential, Sheet):
+            raise UsageError("A recovery sheet opens a repository; it cannot make one.", "Give a password or a key file.")
+        storage.create()
+        return create(storage, credential, self.owner(), self.now_ns, argon2=argon2)
+
+    def credential(self, *, new: bool = False) -> Credential:
+        """The password or key file that the settings name; for the default repository its own key file."""
+        s = self.settings
+        if s.key_file:
+            return read_key_file(Path(s.key_file).expanduser())
+        if s.password_command:
+            return Password(run_password_command(s.password_command))
+        if s.password_file:
+            return Password(_first_line(Path(s.password_file).expanduser(), "password file"))
+        if s.password:
+            return Password(s.password)
+        if self.uses_default:
+            if new and not s.default_key_file.exists():
+                write_key_file(s.default_key_file)
+            if s.default_key_file.exists():
+                return read_key_file(s.default_key_file)
+        password = self.ask_password("New password" if new else "Password")
+        if password is None:
+            raise UsageError(
+                "The repository needs a password or a key file.",
+                "Set HOLDFAST_PASSWORD, HOLDFAST_PASSWORD_FILE, HOLDFAST_PASSWORD_COMMAND or HOLDFAST_KEY_FILE.",
+            )
+        return Password(password)
+
+    def remembered(self, repo: Repository, paths: tuple[bytes, ...]) -> str:
+        """Where a write-only key keeps what it knows of its last snapshot of these paths; empty for a full key."""
+        if repo.secrets.can_read:
+            return ""
+        name = repo.secrets.chunk_id(b"\0".join(sorted(paths))).hex()[:32]
+        return str(self.settings.cache_folder / repo.id / f"last-{name}")
+
+
+def storage_at(address: str) -> LocalStorage:
+    """The storage at an address: a path, so far."""
+    scheme, colon, _ = address.partition(":")
+    if colon and "/" not in scheme:
+        raise UsageError(f"The address {address!r} is of a kind this Holdfast does not know.", "Give a folder's path.")
+    return LocalStorage(Path(address).expanduser())
+
+
+def read_key_file(path: Path) -> KeyFile | Sheet:
+    """A key file or a recovery sheet."""
+    try:
+        return parse_key_file(path.read_text())
+    except (OSError, UnicodeDecodeError) as e:
+        reason = e.strerror if isinstance(e, OSError) else "it is not text"
+        raise UsageError(f"The key file {path} cannot be read: {reason}.") from None
+
+
+def write_key_file(path: Path) -> None:
+    """Make a new key file, mode 0600, durable before anything is locked with it."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    fd = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600)
+    try:
+        os.write(fd, new_key_file().encode())
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def run_password_command(command: str) -> str:
+    """The first line a program prints. It is started without a shell and without our secrets."""
+    try:
+        done = subprocess.run(shlex.split(command), stdout=subprocess.PIPE, env=child_environment(), check=False)
+    except (OSError, ValueError) as e:
+        raise UsageError(f"The password command cannot be run: {e}.") from None
+    if done.returncode != 0:
+        raise UsageError(f"The password command failed with status {done.returncode}.")
+    line = done.stdout.decode("utf-8", "surrogateescape").split("\n", 1)[0].rstrip("\r")
+    if not line:
+        raise UsageError("The password command printed no password.")
+    return line
+
+
+def _first_line(path: Path, what: str) -> str:
+    try:
+        line = path.read_text().split("\n", 1)[0].rstrip("\r")
+    except (OSError, UnicodeDecodeError) as e:
+        raise UsageError(f"The {what} {path} cannot be read: {e}.") from None
+    if not line:
+        raise UsageError(f"The {what} {path} is empty.")
+    return line
+
+
+def machine_owner(host: str = "") -> Owner:
+    """This process, so that another one on this machine can tell whether it still runs."""
+    boot, process = _boot(), _process(os.getpid())
+
+    def ended(lease: Lease) -> bool:
+        space, pid, _ = lease.process.split("/") if lease.process.count("/") == 2 else ("", "", "")
+        if not boot or lease.boot != boot or not pid.isdigit() or space != process.split("/")[0]:
+            return False
+        return _process(int(pid)) != lease.process
+
+    return Owner(host or socket.gethostname(), _user(), process, boot, ended)
+
+
+def _boot() -> str:
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""
+
+
+def _process(pid: int) -> str:
+    """``namespace/pid/start``: one process of this boot, told apart from a later one of the same number."""
+    try:
+        space = os.stat("/proc/self/ns/pid").st_ino
+        start = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+    except (OSError, IndexError):
+        return f"//{pid}" if pid == os.getpid() else ""
+    return f"{space}/{pid}/{start}"
+
+
+def _user() -> str:
+    try:
+        return pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:
+        return str(os.geteuid())
+
+
+def no_repository_yet(app: App) -> bool:
+    """Whether the default repository is meant and not made yet."""
+    if not app.uses_default:
+        return False
+    try:
+        app.storage().stat("config")
+    except ObjectMissing:
+        return True
+    return False
