@@ -149,9 +149,7 @@ def _choose(offers: list[tuple[int, str, int]], count: int, wanted: int) -> list
     """Take `count` of the offers by a hash of the name, then swap some until the sum is `wanted`."""
 
     def order(offer: tuple[int, str, int]) -> bytes:
-        return hashlib.blake2b(
-            f"{offer[0]}/{offer[1]}".encode(errors="surrogateescape"), digest_size=16
-        ).digest()
+        return hashlib.blake2b(f"{offer[0]}/{offer[1]}".encode(errors="surrogateescape"), digest_size=16).digest()
 
     ordered = sorted(offers, key=order)
     chosen, spare = ordered[:count], ordered[count:]
@@ -284,20 +282,14 @@ def need_space(folder: Path, scale: Scale) -> None:
     need = 40 * 10**9 if scale is FULL else 5 * 10**9
     free = shutil.disk_usage(folder).free
     if free < need:
-        raise SystemExit(
-            f"{folder} has {free / 1e9:.0f} GB free, the {scale.name} benchmark needs {need / 1e9:.0f} GB"
-        )
+        raise SystemExit(f"{folder} has {free / 1e9:.0f} GB free, the {scale.name} benchmark needs {need / 1e9:.0f} GB")
 
 
 def main() -> None:
     """Build the named corpora, or all."""
-    parser = argparse.ArgumentParser(
-        prog="python -m bench.corpora", description="build the benchmark's corpora"
-    )
+    parser = argparse.ArgumentParser(prog="python -m bench.corpora", description="build the benchmark's corpora")
     parser.add_argument("--quick", action="store_true", help="ten times smaller")
-    parser.add_argument(
-        "names", nargs="*", metavar="NAME", help="small random eighth tar million vm (default: all)"
-    )
+    parser.add_argument("names", nargs="*", metavar="NAME", help="small random eighth tar million vm (default: all)")
     options = parser.parse_args()
     corpora = Corpora(work_folder(), QUICK if options.quick else FULL)
     if unknown := set(options.names) - set(corpora.builders):

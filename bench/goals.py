@@ -71,9 +71,7 @@ def ratio(scenario: str, step: str, quantity: Quantity, against: str = PEER) -> 
 
 def new_share(results: Results) -> float:
     """How much an unchanged backup adds to the repository, as a share of what the first stored."""
-    return (
-        _series(results, "small", "unchanged", OURS).added / _series(results, "small", "first", OURS).stored
-    )
+    return _series(results, "small", "unchanged", OURS).added / _series(results, "small", "first", OURS).stored
 
 
 def list_seconds(results: Results) -> float:
@@ -83,9 +81,7 @@ def list_seconds(results: Results) -> float:
 
 def highest_peak(results: Results) -> float:
     """The largest process of all our steps that have a memory goal, in MB."""
-    peaks = [
-        one.peak for (where, _, who), one in results.items() if who == OURS and where in WITH_MEMORY_GOAL
-    ]
+    peaks = [one.peak for (where, _, who), one in results.items() if who == OURS and where in WITH_MEMORY_GOAL]
     if not peaks:
         raise Unmeasured(f"nothing of {OURS}")
     return max(peaks) / 1e6

@@ -43,9 +43,7 @@ def install(folder: Path) -> None:
         link.symlink_to(program)
 
 
-def call(
-    argv: Sequence[str], folder: Path | None = None, environment: Mapping[str, str] | None = None
-) -> str:
+def call(argv: Sequence[str], folder: Path | None = None, environment: Mapping[str, str] | None = None) -> str:
     """Run a program, return its output; raises `InstallError` with the last of what it said."""
     merged = {**os.environ, **(environment or {})}
     try:
@@ -85,9 +83,7 @@ def install_restic(folder: Path) -> Path:
 
 def mirror() -> str:
     """The Debian mirror of the machine's apt sources."""
-    listed = call(
-        ["apt-get", "indextargets", "--format", "$(ORIGIN) $(SUITE) $(REPO_URI)", "Created-By: Packages"]
-    )
+    listed = call(["apt-get", "indextargets", "--format", "$(ORIGIN) $(SUITE) $(REPO_URI)", "Created-By: Packages"])
     for line in listed.splitlines():
         origin, suite, address = line.split(" ", 2)
         if origin == "Debian" and not suite.endswith("-security"):

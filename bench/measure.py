@@ -1,6 +1,6 @@
 """Measuring: one command as a whole process, several in turn, and the medians and ratios of what came out.
 
-    python -m bench.measure [--runs N] 'COMMAND A' 'COMMAND B' ...
+    python -m bench.measure [--runs N] [--steady] 'COMMAND A' 'COMMAND B' ...
 
 runs shell commands in turn (A B A B ...) and prints their medians and their ratios to the first.
 
@@ -26,6 +26,9 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
+
+from bench.ground import Ground
+from bench.work import work_folder
 
 T = TypeVar("T")
 SPAWN = Path(__file__).with_name("spawn.py")
@@ -116,16 +119,19 @@ def run(command: Command) -> Usage:
             )
             _wait(process)
             errors.seek(0)
-            said = errors.read()[-4000:].decode(errors="replace").strip()
+            said = _last_words(errors.read())
         try:
             wall, user, system, peak, status = json.loads(result.read_bytes())
         except (OSError, ValueError):
-            raise Failed(
-                said.splitlines()[-1] if said else "did not start, or ran for over an hour"
-            ) from None
+            raise Failed(said or "did not start, or ran for over an hour") from None
     if status != 0:
-        raise Failed(f"exit status {status}: {said.splitlines()[-1] if said else 'nothing said'}")
+        raise Failed(f"exit status {status}: {said or 'nothing said'}")
     return Usage(wall, user + system, peak)
+
+
+def _last_words(said: bytes) -> str:
+    lines = [line.strip() for line in said[-4000:].decode(errors="replace").splitlines()]
+    return " / ".join([line for line in lines if line][-3:])
 
 
 def _plain_environment() -> dict[str, str]:
@@ -145,26 +151,26 @@ def _wait(process: subprocess.Popen[bytes]) -> None:
             process.wait()
 
 
-def in_turn(jobs: Mapping[str, Callable[[], T]], runs: int) -> dict[str, list[T]]:
-    """Call the jobs A B C, A B C, ..., each after a sync of the disk, so that a slow minute hits all."""
+def in_turn(jobs: Mapping[str, Callable[[], T]], runs: int, before: Callable[[], None]) -> dict[str, list[T]]:
+    """Call the jobs A B C, A B C, ..., `before` each of them, so that a slow minute hits all."""
     found: dict[str, list[T]] = {name: [] for name in jobs}
     for _ in range(runs):
         for name, job in jobs.items():
-            os.sync()
+            before()
             found[name].append(job())
     return found
 
 
 def main() -> None:
     """Compare shell commands."""
-    parser = argparse.ArgumentParser(
-        prog="python -m bench.measure", description="run commands in turn and compare"
-    )
+    parser = argparse.ArgumentParser(prog="python -m bench.measure", description="run commands in turn and compare")
     parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--steady", action="store_true", help="fill free memory with cache before (bench.ground)")
     parser.add_argument("commands", nargs="+", metavar="COMMAND")
     options = parser.parse_args()
     jobs = {text: partial(run, Command([["sh", "-c", text]])) for text in options.commands}
-    found = in_turn(jobs, options.runs)
+    ground = Ground(work_folder(), careful=options.steady)
+    found = in_turn(jobs, options.runs, ground.settle)
     series = {text: Series(runs) for text, runs in found.items()}
     first = next(iter(series.values())).wall
     for text, one in series.items():

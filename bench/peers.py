@@ -294,9 +294,7 @@ def programs() -> tuple[list[Program], dict[str, str]]:
         if done.returncode == 0:
             found.append(Holdfast(HOLDFAST))
         else:
-            missing["holdfast"] = (
-                f"./holdfast --help failed: {(done.stderr.strip() or 'no word').splitlines()[-1]}"
-            )
+            missing["holdfast"] = f"./holdfast --help failed: {(done.stderr.strip() or 'no word').splitlines()[-1]}"
     for peer in PEERS:
         if program := find(peer.name):
             found.append(peer(program))

@@ -56,9 +56,7 @@ class Report:
                 parts += ["", f"{name}: {self._title(scenario.title)}", *_aligned([HEAD, *rows])]
         parts += ["", *self.failures, *self.goals()]
         if self.scale != "full":
-            parts += [
-                f"({self.scale} scale: corpora ten times smaller; these ratios say nothing of the goals)"
-            ]
+            parts += [f"({self.scale} scale: corpora ten times smaller; these ratios say nothing of the goals)"]
         return "\n".join(parts)
 
     def _title(self, title: str) -> str:

@@ -20,12 +20,13 @@ from pathlib import Path
 from bench import report as reports
 from bench.changes import Journal, change_files, change_image, undo
 from bench.corpora import FULL, QUICK, Corpora, need_space
+from bench.ground import Ground
 from bench.measure import Failed, Series, Usage
 from bench.peers import PEERS, Holdfast, Program, programs
 from bench.report import Report
 from bench.scenarios import SCENARIOS, SHARE_CHANGED, Scenario, Step
 from bench.session import Session, hold_against
-from bench.work import CHECKOUT, read_through, remove, work_folder
+from bench.work import CHECKOUT, work_folder
 
 PAGE = CHECKOUT / "docs" / "benchmarks.md"
 
@@ -38,6 +39,7 @@ class Bench:
         self.programs = found
         self.report = report
         self.desk = work_folder() / "desk"
+        self.ground = Ground(work_folder(), careful=corpora.scale is FULL)
 
     def measure_all(self, names: Sequence[str]) -> bool:
         """The named scenarios; false when Ctrl-C ended them (the report has what came before)."""
@@ -56,14 +58,13 @@ class Bench:
             return
         source = self.corpora.path(scenario.name)
         for number in range(self.report.runs):
-            remove(self.desk)
+            self.ground.clear(self.desk)
             self.desk.mkdir()
-            read_through(source)
             try:
                 self._round(scenario, source, number)
             finally:
                 undo(self._journal(scenario))
-                remove(self.desk)
+                self.ground.clear(self.desk)
 
     def _round(self, scenario: Scenario, source: Path, number: int) -> None:
         sessions = self._sessions(scenario)
@@ -73,13 +74,11 @@ class Bench:
             self._each(scenario, step, sessions, source, contents=number == 0)
             for limit in step.limits:
                 try:
-                    self._note(scenario, step, limit.name, hold_against(limit, source, self.desk / "limit"))
+                    self._note(scenario, step, limit.name, hold_against(limit, source, self.desk, self.ground))
                 except Failed as error:
                     self._failed(scenario, step, limit.name, error)
 
-    def _each(
-        self, scenario: Scenario, step: Step, sessions: list[Session], source: Path, *, contents: bool
-    ) -> None:
+    def _each(self, scenario: Scenario, step: Step, sessions: list[Session], source: Path, *, contents: bool) -> None:
         """Every program in turn; one that fails takes no further part in this round."""
         for session in list(sessions):
             try:
@@ -91,15 +90,13 @@ class Bench:
 
     def _listing(self, scenario: Scenario) -> None:
         """A repository of many snapshots, made once, listed several times."""
-        remove(self.desk)
+        self.ground.clear(self.desk)
         self.desk.mkdir()
         try:
             sessions = self._sessions(scenario)
             for session in list(sessions):
                 count = self.corpora.scale.snapshots
-                print(
-                    f"  making {count} snapshots with {session.program.name} ...", file=sys.stderr, flush=True
-                )
+                print(f"  making {count} snapshots with {session.program.name} ...", file=sys.stderr, flush=True)
                 try:
                     session.fill(self.desk / "trees", count)
                 except Failed as error:
@@ -108,13 +105,13 @@ class Bench:
             for _ in range(self.report.runs):
                 self._each(scenario, scenario.steps[0], sessions, self.desk, contents=False)
         finally:
-            remove(self.desk)
+            self.ground.clear(self.desk)
 
     def _sessions(self, scenario: Scenario) -> list[Session]:
         made = []
         for program in self.programs:
             try:
-                made.append(Session(program, self.desk / program.name))
+                made.append(Session(program, self.desk / program.name, self.ground))
             except Failed as error:
                 self._failed(scenario, scenario.steps[0], program.name, error)
         return made
@@ -164,15 +161,9 @@ def save(report: Report, path: Path) -> None:
 def options() -> argparse.Namespace:
     """The command line."""
     names = [Holdfast.name, *(peer.name for peer in PEERS)]
-    parser = argparse.ArgumentParser(
-        prog="python -m bench.run", description="measure Holdfast against its peers"
-    )
-    parser.add_argument(
-        "--quick", action="store_true", help="corpora ten times smaller, one run: checks the harness"
-    )
-    parser.add_argument(
-        "--only", nargs="+", metavar="NAME", choices=list(SCENARIOS), help=" ".join(SCENARIOS)
-    )
+    parser = argparse.ArgumentParser(prog="python -m bench.run", description="measure Holdfast against its peers")
+    parser.add_argument("--quick", action="store_true", help="corpora ten times smaller, one run: checks the harness")
+    parser.add_argument("--only", nargs="+", metavar="NAME", choices=list(SCENARIOS), help=" ".join(SCENARIOS))
     parser.add_argument("--programs", nargs="+", metavar="NAME", choices=names, help=" ".join(names))
     parser.add_argument("--runs", type=int, help="runs of each scenario (default: 3, quick: 1)")
     parser.add_argument("--write", action="store_true", help="write docs/benchmarks.md")

@@ -1,8 +1,8 @@
 """One program at work on one fresh repository, step by step, each step measured.
 
-Promise: whatever a step leaves behind outside its repository (a restored tree, an output) is deleted after
-it, outside the measure; `os.sync` comes before every measure. A restore is compared with its source, and
-counts only if equal.
+Promise: the ground is settled before every measure. What a step leaves behind outside its repository (a restored
+tree, an output) is deleted or put aside, outside the measure. A restore is compared with its source, and counts
+only if it is equal.
 """
 
 from __future__ import annotations
@@ -11,18 +11,20 @@ import dataclasses
 from pathlib import Path
 
 from bench import measure
+from bench.ground import Ground
 from bench.measure import Command, Failed, Usage
 from bench.peers import Place, Program, Steps
-from bench.scenarios import Limit, Step
+from bench.scenarios import COPY, Limit, Step
 from bench.verify import differences, restored_root
-from bench.work import remove, stored_bytes, sync
+from bench.work import stored_bytes
 
 
 class Session:
     """A program, its repository, and how many backups it holds."""
 
-    def __init__(self, program: Program, folder: Path) -> None:
+    def __init__(self, program: Program, folder: Path, ground: Ground) -> None:
         self.program = program
+        self.ground = ground
         self.place = Place(folder)
         self.backups = 0
         folder.mkdir(parents=True)
@@ -35,7 +37,7 @@ class Session:
             return self._restore(source, contents=contents)
         if step.action == "backup":
             self.backups += 1
-        sync()
+        self.ground.settle(source)
         usage = measure.run(self.program.command(self.place, self._steps(step, source)))
         before, self.stored = self.stored, stored_bytes(self.place.repository)
         return dataclasses.replace(usage, stored=self.stored, added=self.stored - before)
@@ -55,12 +57,12 @@ class Session:
         target.mkdir()
         try:
             steps = self.program.restore(self.place, source, self.backups, target)
-            sync()
+            self.ground.settle(source, creates_files=source.is_dir())
             usage = measure.run(self.program.command(self.place, steps, target))
             if wrong := differences(source, restored_root(target, source), contents=contents):
                 raise Failed(f"restored something else: {'; '.join(wrong)}")
         finally:
-            remove(target)
+            self.ground.put_aside(target, self.place.folder / "aside")
         return dataclasses.replace(usage, stored=self.stored)
 
     def fill(self, source: Path, count: int) -> None:
@@ -79,13 +81,14 @@ class Session:
         measure.run(self.program.command(self.place, steps))
 
 
-def hold_against(limit: Limit, source: Path, output: Path) -> Usage:
+def hold_against(limit: Limit, source: Path, desk: Path, ground: Ground) -> Usage:
     """Measure a limit; raises `Failed`, as when its tool is not installed."""
+    output = desk / "limit"
     variables = {"SOURCE": str(source), "PARENT": str(source.parent), "NAME": source.name, "OUT": str(output)}
     try:
-        sync()
+        ground.settle(source, creates_files=source.is_dir() and limit is COPY)
         usage = measure.run(Command([["sh", "-c", limit.shell]], variables))
         size = output.stat().st_size if output.is_file() else 0
         return dataclasses.replace(usage, stored=size)
     finally:
-        remove(output)
+        ground.put_aside(output, desk / "aside")

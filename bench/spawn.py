@@ -22,9 +22,7 @@ def main() -> None:
     wall = time.perf_counter() - start
     code = os.waitstatus_to_exitcode(status)
     with open(result, "w", encoding="ascii") as out:
-        out.write(
-            f"[{wall:.6f}, {usage.ru_utime:.6f}, {usage.ru_stime:.6f}, {usage.ru_maxrss * 1024}, {code}]"
-        )
+        out.write(f"[{wall:.6f}, {usage.ru_utime:.6f}, {usage.ru_stime:.6f}, {usage.ru_maxrss * 1024}, {code}]")
 
 
 if __name__ == "__main__":

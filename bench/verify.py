@@ -51,9 +51,7 @@ def _compare(wanted: Path, got: Path, *, contents: bool, top: bool) -> tuple[lis
         return [*said, *(["other names inside"] if names != others else [])], names if names == others else []
     if stat.S_ISLNK(one.st_mode) and os.readlink(wanted) != os.readlink(got):
         said.append("points elsewhere")
-    if stat.S_ISREG(one.st_mode) and (
-        one.st_size != two.st_size or (contents and not _same_bytes(wanted, got))
-    ):
+    if stat.S_ISREG(one.st_mode) and (one.st_size != two.st_size or (contents and not _same_bytes(wanted, got))):
         said.append("contents differ")
     return said, []
 

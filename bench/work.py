@@ -12,6 +12,7 @@ from pathlib import Path
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 HOLDFAST = CHECKOUT / "holdfast"
+BUFFER = bytearray(1 << 20)
 
 
 def work_folder() -> Path:
@@ -49,21 +50,33 @@ def stored_bytes(path: Path) -> int:
     return total
 
 
-def sync() -> None:
-    """Wait until everything written so far is on the disk, so that one measure does not pay for the last."""
-    os.sync()
-
-
 def read_through(path: Path) -> None:
-    """Read a corpus once, so that every program finds it in the page cache."""
-    buffer = bytearray(1 << 20)
+    """Look at every entry and read every byte of a corpus, so that every program finds it in the cache."""
+    if path.is_file():
+        _read(os.fspath(path))
+        return
     pending = [os.fspath(path)]
     while pending:
-        name = pending.pop()
-        if os.path.isdir(name) and not os.path.islink(name):
-            with os.scandir(name) as entries:
-                pending += [entry.path for entry in entries if not entry.is_symlink()]
-            continue
-        with open(name, "rb", buffering=0) as source:
-            while source.readinto(buffer):
-                pass
+        with os.scandir(pending.pop()) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    pending.append(entry.path)
+                elif entry.stat(follow_symlinks=False).st_size and entry.is_file(follow_symlinks=False):
+                    _read(entry.path)
+
+
+def _read(path: str) -> None:
+    """Read the data of a file; holes are skipped, for they would fill the cache with nothing."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        place, size = 0, os.fstat(handle).st_size
+        while place < size:
+            try:
+                place = os.lseek(handle, place, os.SEEK_DATA)
+            except OSError:
+                return
+            end = os.lseek(handle, place, os.SEEK_HOLE)
+            while place < end:
+                place += os.preadv(handle, [BUFFER], place) or end
+    finally:
+        os.close(handle)

@@ -90,7 +90,9 @@ def load(options: Mapping[str, str], environment: Mapping[str, str] | None = Non
     return Settings(
         repository=pick("repository", "HOLDFAST_REPOSITORY", profile.repository),
         password=lower.get("HOLDFAST_PASSWORD") or "",
-        password_file=options.get("password_file") or lower.get("HOLDFAST_PASSWORD_FILE") or profile_credential.password_file,
+        password_file=options.get("password_file")
+        or lower.get("HOLDFAST_PASSWORD_FILE")
+        or profile_credential.password_file,
         password_command=options.get("password_command")
         or lower.get("HOLDFAST_PASSWORD_COMMAND")
         or profile_credential.password_command,

@@ -63,7 +63,9 @@ class App:
         storage = storage_at(self.address)
         credential = self.credential(new=True)
         if isinstance(credential, Sheet):
-            raise UsageError("A recovery sheet opens a repository; it cannot make one.", "Give a password or a key file.")
+            raise UsageError(
+                "A recovery sheet opens a repository; it cannot make one.", "Give a password or a key file."
+            )
         storage.create()
         return create(storage, credential, self.owner(), self.now_ns, argon2=argon2)
 

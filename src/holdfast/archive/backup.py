@@ -22,10 +22,11 @@ from holdfast.archive.parent import Parent, Remembered, find_parent
 from holdfast.archive.scan import Folder, Scanner, common_base
 from holdfast.errors import Damaged, StorageUnavailable, UsageError
 from holdfast.repository.contents import hole_length, split_items
-from holdfast.repository.format import ID_SIZE, KIND_TREE, Entry, Snapshot, Totals
+from holdfast.repository.format import ID_SIZE, Entry, Snapshot, Totals
 from holdfast.repository.index import PENDING
 from holdfast.repository.pages import TreeWriter, join, sort_key
 from holdfast.repository.repository import Repository, Session
+from holdfast.repository.writer import TREE
 
 TICK_NS = 20_000_000  # file systems' clocks may tick this slowly
 _TRIES = 4
@@ -134,9 +135,7 @@ def _snapshot(
 class _Pass:
     """One walk over the tree: compares with the parent, stores what is new, gives the root of the pages."""
 
-    def __init__(
-        self, session: Session, request: Request, parent: Parent, progress: Progress, start_ns: int
-    ) -> None:
+    def __init__(self, session: Session, request: Request, parent: Parent, progress: Progress, start_ns: int) -> None:
         self._session, self._index, self._request = session, session.index, request
         self._progress, self._totals, self._parent = progress, progress.totals, parent
         self._settled_ns = start_ns - TICK_NS
@@ -303,7 +302,7 @@ class _Pass:
     def _store_page(self, page: bytes) -> bytes:
         if self._remembered:
             self._remembered.add(page)
-        page_id = self._session.writer.add(KIND_TREE, page)
+        page_id = self._session.writer.add(TREE, page)
         pack = self._index.pack_of(page_id)
         if pack is not None:
             self.used.add(pack)
@@ -331,7 +330,9 @@ class _FolderMerge:
         return found
 
 
-def back_up_stream(repo: Repository, request: Request, name: bytes, fd: int, progress: Progress | None = None) -> Report:
+def back_up_stream(
+    repo: Repository, request: Request, name: bytes, fd: int, progress: Progress | None = None
+) -> Report:
     """Back what comes out of ``fd`` up as one file of that name. A stream cannot be read twice: when packs vanish
     meanwhile, this fails.
     """
@@ -348,7 +349,7 @@ def back_up_stream(repo: Repository, request: Request, name: bytes, fd: int, pro
         folder = Entry(b"", "d", 0o700, *mine, start_ns, 0, 0)
         file = Entry(name, "f", 0o600, *mine, start_ns, 0, 0, size, content, depth)
         seed = repo.secrets.cut_seed
-        tree = TreeWriter(lambda page: session.writer.add(KIND_TREE, page), seed, owners.user, owners.group)
+        tree = TreeWriter(lambda page: session.writer.add(TREE, page), seed, owners.user, owners.group)
         tree.add(b"", [folder, file])
         root = tree.finish()
         session.writer.flush()

@@ -10,12 +10,12 @@ from collections.abc import Callable, Iterator
 from typing import Protocol
 
 from holdfast.archive.attributes import read_xattrs
-from holdfast.repository.chunking import SMALL, Cutter
+from holdfast.repository.chunking import Cutter
 from holdfast.repository.contents import ContentList, hole
-from holdfast.repository.format import KIND_DATA, KIND_TREE, Chunker, Entry, Totals
+from holdfast.repository.format import SMALL_MAX, Chunker, Entry, Totals
 from holdfast.repository.index import Index
 from holdfast.repository.pages import Key, join
-from holdfast.repository.writer import ChunkWriter
+from holdfast.repository.writer import LARGE, SMALL, TREE, ChunkWriter
 
 _OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
@@ -55,13 +55,13 @@ class FileReader:
                 raise OSError(0, "it turned into something else while it was looked at")
             xattrs = read_xattrs(fd)
             size = st.st_size
-            if size <= SMALL and st.st_blocks * 512 >= size:
+            if size <= SMALL_MAX and st.st_blocks * 512 >= size:
                 content, depth, got = self._read_small(fd, size)
             else:
                 content, depth, got = self._read_large(fd, st)
             if got != size:
                 self._report(join(*path), f"it changed from {size} to {got} bytes while it was read")
-            elif size > SMALL and os.fstat(fd).st_mtime_ns != st.st_mtime_ns:
+            elif size > SMALL_MAX and os.fstat(fd).st_mtime_ns != st.st_mtime_ns:
                 self._report(join(*path), "it changed while it was read")
         finally:
             os.close(fd)
@@ -82,7 +82,7 @@ class FileReader:
         return content, depth, got
 
     def _read_small(self, fd: int, size: int) -> tuple[bytes, int, int]:
-        view = self._writer.space(KIND_DATA, size + 1)
+        view = self._writer.space(SMALL, size + 1)
         got = os.readv(fd, [view[: size + 1]])
         while 0 < got < size or got > size:
             if got > size:  # it grew: whatever it is now, read it from the start
@@ -98,7 +98,7 @@ class FileReader:
         chunk_id = self._chunk_id(view[:got])
         pack = self._index.pack_of(chunk_id)
         if pack is None:
-            self._writer.keep(KIND_DATA, chunk_id, got)
+            self._writer.keep(SMALL, chunk_id, got)
         else:
             self._used.add(pack)
         return chunk_id, 0, got
@@ -130,14 +130,14 @@ class FileReader:
         pack = self._index.pack_of(chunk_id)
         if pack is None:
             length = len(chunk)
-            self._writer.space(KIND_DATA, length)[:length] = chunk
-            self._writer.keep(KIND_DATA, chunk_id, length)
+            self._writer.space(LARGE, length)[:length] = chunk
+            self._writer.keep(LARGE, chunk_id, length)
         else:
             self._used.add(pack)
         return chunk_id
 
     def _store_list(self, piece: bytes) -> bytes:
-        chunk_id = self._writer.add(KIND_TREE, piece)
+        chunk_id = self._writer.add(TREE, piece)
         pack = self._index.pack_of(chunk_id)
         if pack is not None:
             self._used.add(pack)

@@ -78,10 +78,9 @@ class Placer:
             fd = open_beneath(self.target, path, _FOLDER)
         except FileNotFoundError:
             parent, name = split(path)
-            with self.folder(parent) as above:
-                with contextlib.suppress(FileExistsError):
-                    os.mkdir(name, 0o700, dir_fd=above)
-                    self.made.add(path)
+            with self.folder(parent) as above, contextlib.suppress(FileExistsError):
+                os.mkdir(name, 0o700, dir_fd=above)
+                self.made.add(path)
             fd = open_beneath(self.target, path, _FOLDER)
         try:
             yield fd

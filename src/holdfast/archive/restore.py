@@ -17,8 +17,8 @@ import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-from holdfast.archive.beneath import open_beneath
 from holdfast.archive.attributes import TYPE_OF
+from holdfast.archive.beneath import open_beneath
 from holdfast.archive.placing import (
     Placer,
     RefusedName,
@@ -102,9 +102,7 @@ def restore(reader: ChunkReader, root: bytes, request: Request, progress: Progre
 
 
 class _Restore:
-    def __init__(
-        self, reader: ChunkReader, tree: Tree, request: Request, progress: Progress, target_fd: int
-    ) -> None:
+    def __init__(self, reader: ChunkReader, tree: Tree, request: Request, progress: Progress, target_fd: int) -> None:
         self._reader, self._tree, self._request, self._progress = reader, tree, request, progress
         fresh = target_fd >= 0 and not os.listdir(target_fd)
         settings = Settings(os.geteuid() == 0, fresh, request.dry_run, clear=request.delete)

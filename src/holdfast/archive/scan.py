@@ -98,9 +98,7 @@ class Scanner:
                 self._report(join(path, name), e)
         return found
 
-    def _kept(
-        self, path: bytes, found: list[tuple[bytes, os.stat_result]]
-    ) -> list[tuple[bytes, os.stat_result]]:
+    def _kept(self, path: bytes, found: list[tuple[bytes, os.stat_result]]) -> list[tuple[bytes, os.stat_result]]:
         most, excluded = self._excludes.larger_than, self._excluded
         return [
             (name, st)

@@ -19,7 +19,7 @@ from holdfast.archive.beneath import open_beneath
 from holdfast.archive.placing import Placer, explain, part_name
 from holdfast.errors import HoldfastError, StorageFull
 from holdfast.repository.contents import hole_length
-from holdfast.repository.format import Entry
+from holdfast.repository.format import ID_SIZE, Entry
 from holdfast.repository.index import Location
 from holdfast.repository.pages import join, split
 from holdfast.repository.reader import ChunkReader
@@ -158,7 +158,7 @@ class FileWriter:
         if file.temporary:
             path = join(split(path)[0], file.temporary)
         mode = placer.creation_mode(file.entry)
-        file.mode_is_set = mode == file.entry.mode & 0o777 and mode != 0o600 or mode == file.entry.mode
+        file.mode_is_set = (mode == file.entry.mode & 0o777 and mode != 0o600) or mode == file.entry.mode
         file.fd = open_beneath(placer.target, path, _NEW, mode)
 
     # -- writing, in any thread ------------------------------------------------------------------------------------
@@ -228,7 +228,7 @@ class FileWriter:
 
     def _complete(self, file: File) -> None:
         entry = file.entry
-        if len(entry.content) > 32 or file.in_place or not entry.content:
+        if len(entry.content) > ID_SIZE or file.in_place or not entry.content:
             os.ftruncate(file.fd, entry.size)  # a hole at the end, or what was longer before
         self._placer.settle(file.fd, entry, file.path, mode_is_set=file.mode_is_set)
         if file.temporary:

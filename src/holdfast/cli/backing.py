@@ -42,7 +42,9 @@ def backup(out: Output, paths: tuple[str, ...], from_stdin: bool, stdin_name: st
     The exit status is 3 when some files could not be read; they are named, and the snapshot holds all others.
     """
     if bool(paths) == from_stdin:
-        raise UsageError("Name the paths to back up, or give --stdin." if not paths else "Give paths or --stdin, not both.")
+        raise UsageError(
+            "Name the paths to back up, or give --stdin." if not paths else "Give paths or --stdin, not both."
+        )
     repo = _repository(out, options["dry_run"])
     request = _request(out, repo, paths, options)
     progress = archive.Progress()
@@ -121,7 +123,9 @@ def _tell(out: Output, report: archive.Report, dry_run: bool) -> int:
         errors=len(report.troubles),
     )
     out.line(f"Files:   {t.files_new} new, {t.files_changed} changed, {t.files_unmodified} unmodified")
-    out.line(f"Content: {size_text(t.bytes_total)} in {t.files} files, {size_text(t.bytes_read)} read, {size_text(t.bytes_stored)} stored")
+    out.line(
+        f"Content: {size_text(t.bytes_total)} in {t.files} files, {size_text(t.bytes_read)} read, {size_text(t.bytes_stored)} stored"
+    )
     if dry_run:
         out.line("Nothing was stored: this was a dry run.")
     else:

@@ -63,5 +63,11 @@ def _table(out: Output, found: list[Stored]) -> None:
         )
     widths = [max(len(r[i]) for r in rows) for i in range(6)]
     for row in rows:
-        out.line("  ".join(c.rjust(w) if i in (4, 5) else c.ljust(w) for i, (c, w) in enumerate(zip(row, widths, strict=False))) + "  " + row[6])
+        out.line(
+            "  ".join(
+                c.rjust(w) if i in (4, 5) else c.ljust(w) for i, (c, w) in enumerate(zip(row, widths, strict=False))
+            )
+            + "  "
+            + row[6]
+        )
     out.line(f"{len(found)} snapshots")

@@ -18,7 +18,9 @@ def init(out: Output) -> int:
     out.event("summary", repository=repo.id, place=repo.storage.place)
     out.line(f"Made the repository {repo.id[:8]} at {repo.storage.place}.")
     if not out.app.uses_default:
-        out.note("Without its password or key file nothing in it can be read. `holdfast key export` prints a recovery sheet.")
+        out.note(
+            "Without its password or key file nothing in it can be read. `holdfast key export` prints a recovery sheet."
+        )
     return 0
 
 

@@ -16,7 +16,9 @@ import click
 from holdfast import __version__
 from holdfast.cli.commands import COMMANDS, load_command
 
-_EPILOG = "Exit status: 0 good, 1 failed, 2 usage, 3 incomplete, 10 no repository, 11 busy, 12 wrong key, 130 interrupted."
+_EPILOG = (
+    "Exit status: 0 good, 1 failed, 2 usage, 3 incomplete, 10 no repository, 11 busy, 12 wrong key, 130 interrupted."
+)
 
 
 class Commands(click.Group):
@@ -91,7 +93,12 @@ def _failed(error: Exception, as_json: bool) -> int:
     while where is not None and where.tb_next is not None:
         where = where.tb_next
     line = f" (at {os.path.basename(where.tb_frame.f_code.co_filename)}:{where.tb_lineno})" if where else ""
-    _say(f"This is a fault in Holdfast: {type(error).__name__}{line}.", "Set HOLDFAST_DEBUG=1 to see all of it.", "bug", as_json)
+    _say(
+        f"This is a fault in Holdfast: {type(error).__name__}{line}.",
+        "Set HOLDFAST_DEBUG=1 to see all of it.",
+        "bug",
+        as_json,
+    )
     return 1
 
 

@@ -122,9 +122,13 @@ def _ask(prompt: str) -> str | None:
 def filter_options(function: F) -> F:
     """--host, --path, --tag: which snapshots."""
     made: Any = function
-    made = click.option("--tag", "tags", multiple=True, metavar="TAG[,TAG]", help="Only those with all these tags.")(made)
+    made = click.option("--tag", "tags", multiple=True, metavar="TAG[,TAG]", help="Only those with all these tags.")(
+        made
+    )
     made = click.option("--path", "paths", multiple=True, metavar="PATH", help="Only those of this path.")(made)
-    result: F = click.option("-H", "--host", "hosts", multiple=True, metavar="HOST", help="Only those of this host.")(made)
+    result: F = click.option("-H", "--host", "hosts", multiple=True, metavar="HOST", help="Only those of this host.")(
+        made
+    )
     return result
 
 

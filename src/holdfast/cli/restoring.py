@@ -19,7 +19,9 @@ from holdfast.repository.snapshots import Stored, choose
 _MOST_WARNINGS = 50
 
 
-def find_snapshot(repo: Repository, name: str, hosts: tuple[str, ...], paths: tuple[str, ...], tags: tuple[str, ...]) -> tuple[Stored, bytes]:
+def find_snapshot(
+    repo: Repository, name: str, hosts: tuple[str, ...], paths: tuple[str, ...], tags: tuple[str, ...]
+) -> tuple[Stored, bytes]:
     """``latest``, an id's beginning, either with ``:path``: the snapshot and the path inside it."""
     snapshot, _, inside = name.partition(":")
     wanted = make_filter(hosts, paths, tags)

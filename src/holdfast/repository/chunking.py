@@ -1,18 +1,18 @@
 """Content-defined cutting: the same content is cut at the same places wherever it stands.
 
-FastCDC (2020, normalised) with the sizes the repository's config records. Content up to SMALL bytes is one chunk.
+FastCDC (2020, normalised) with the sizes the repository's config records. Content up to SMALL_MAX bytes is one chunk.
 ``cut`` works in a sliding window, so memory does not grow with the content.
 """
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Callable, Iterator
 
 from pyfastcdc import FastCDC
 
-from holdfast.repository.format import BLOCK_TARGET, Chunker
+from holdfast.repository.format import SMALL_MAX, Chunker
 
-SMALL = BLOCK_TARGET
 WINDOW = 8 << 20
 
 ReadInto = Callable[[memoryview], int]
@@ -29,7 +29,7 @@ class Cutter:
             normalized_chunking=chunker.normalization,  # type: ignore[arg-type]
         )
         self._max = chunker.max_size
-        self._window = bytearray(max(WINDOW, 2 * chunker.max_size))
+        self._window = mmap.mmap(-1, max(WINDOW, 2 * chunker.max_size))  # taken as far as it is used
 
     def cut(self, read_into: ReadInto) -> Iterator[memoryview]:
         """The stream's chunks in order; each is valid until the next is asked for.
@@ -39,7 +39,7 @@ class Cutter:
         view = memoryview(self._window)
         held = self._fill(read_into, view, 0)
         ended = held < len(view)
-        if ended and held <= SMALL:
+        if ended and held <= SMALL_MAX:
             if held:
                 yield view[:held]
             return

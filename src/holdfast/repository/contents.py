@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from holdfast.errors import Damaged
 from holdfast.repository.format import ID_SIZE, INLINE_CHUNKS, Entry
 
-HOLE_MARK = bytes(24)
+HOLE_MARK = bytes(ID_SIZE - 8)
 _LEAST, _MOST = 64, 4096
 
 
@@ -23,7 +23,7 @@ def hole(length: int) -> bytes:
 
 def hole_length(item: bytes) -> int | None:
     """The length of the hole this item is; None when it is a chunk's id."""
-    return int.from_bytes(item[24:], "big") if item.startswith(HOLE_MARK) else None
+    return int.from_bytes(item[-8:], "big") if item.startswith(HOLE_MARK) else None
 
 
 class ContentList:

@@ -24,6 +24,7 @@ from holdfast.errors import Damaged, KeyCannotRead, UnknownVersion
 from holdfast.repository.format import (
     CIPHER_AES,
     CIPHER_CHACHA,
+    ID_SIZE,
     OBJECT_MAX,
     SEALED_MAGIC,
     SHARED_MAGIC,
@@ -103,13 +104,13 @@ class Secrets:
         return blake3.blake3(self.bundle.shared, derive_key_context=_CONTEXT + purpose).digest()
 
     def chunk_id(self, data: Buffer) -> bytes:
-        """BLAKE3 of the data keyed by the repository: 32 bytes."""
-        return blake3.blake3(data, key=self._id_key).digest()
+        """BLAKE3 of the data keyed by the repository: ID_SIZE bytes."""
+        return blake3.blake3(data, key=self._id_key).digest(ID_SIZE)
 
     def chunk_hasher(self) -> Callable[[Buffer], bytes]:
         """``chunk_id`` with its look-ups done once, for the loops that hash every file."""
         hasher, key = blake3.blake3, self._id_key
-        return lambda data: hasher(data, key=key).digest()
+        return lambda data: hasher(data, key=key).digest(ID_SIZE)
 
     def config_mac(self, line: bytes) -> str:
         """The proof in ``config`` that its first line was written by a key holder: 64 hex digits."""

@@ -14,12 +14,12 @@ import msgspec
 VERSION: Final = 1
 
 # -- sizes ---------------------------------------------------------------------------------------------------------
-BLOCK_TARGET: Final = 1 << 20  # a block of small chunks is closed at this many raw bytes
 CHUNK_MAX: Final = 4 << 20
-BLOCK_MAX: Final = BLOCK_TARGET + CHUNK_MAX  # raw bytes; readers refuse larger ones: no decompression bombs
+SMALL_MAX: Final = 1 << 20  # content up to this size is one chunk
+BLOCK_MAX: Final = CHUNK_MAX + SMALL_MAX  # raw bytes; readers refuse larger ones: no decompression bombs
 PACK_TARGET: Final = 32 << 20
 PACK_MAX: Final = 64 << 20
-ID_SIZE: Final = 32
+ID_SIZE: Final = 24  # BLAKE3 cut to 192 bits: 2^96 work for a collision, and only with the key
 TAG_SIZE: Final = 16
 INLINE_CHUNKS: Final = 256  # an entry with more chunks keeps its list in chunks of their own
 OBJECT_MAX: Final = 1 << 30  # of an envelope's content, unpacked: readers refuse more

@@ -77,8 +77,9 @@ class Index:
         self.packs.append(record)
         self._numbers[record.name] = number
         head, ids, places, table = number.to_bytes(4, "big"), record.ids, record.places, self._table
-        for i in range(len(ids) // ID_SIZE):
-            table[ids[i * 32 : i * 32 + 32]] = head + places[i * 8 : i * 8 + 8]
+        size = ID_SIZE
+        for i in range(len(ids) // size):
+            table[ids[i * size : i * size + size]] = head + places[i * 8 : i * 8 + 8]
         return number
 
     def drop_packs(self, names: Collection[bytes]) -> None:
@@ -187,9 +188,7 @@ class Loaded:
     unreadable: list[str]  # packs whose own table cannot be read, as sentences
 
 
-def load_index(
-    storage: Storage, secrets: Secrets, *, condemned: Collection[bytes] = (), survey: bool = True
-) -> Loaded:
+def load_index(storage: Storage, secrets: Secrets, *, condemned: Collection[bytes] = (), survey: bool = True) -> Loaded:
     """Build the index. ``survey`` compares with what is in storage: adopts and leaves out as the module says;
     without it the index objects are believed, unless one of them is damaged.
     """

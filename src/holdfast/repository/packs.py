@@ -6,6 +6,7 @@ number (the nonce) and to its codec and raw length (associated data), the table 
 
 from __future__ import annotations
 
+import mmap
 from dataclasses import dataclass, field
 
 import blake3
@@ -56,7 +57,7 @@ class PackBuilder:
     secrets: Secrets
     kind: int
     cipher: int
-    buffer: bytearray
+    buffer: mmap.mmap
     size: int = 0
     blocks: bytearray = field(default_factory=bytearray)
     ids: list[bytes] = field(default_factory=list)
@@ -217,4 +218,3 @@ def unpack_payload(payload: bytes, codec: int, raw: int, thing: str) -> bytes:
     if len(data) != raw:
         raise Damaged(f"{thing} does not unpack to the size it should.")
     return data
-

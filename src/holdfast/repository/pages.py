@@ -57,9 +57,7 @@ class TreeWriter:
     ``users`` and ``groups`` name owners by number (an empty name: nobody knows).
     """
 
-    def __init__(
-        self, store: StorePage, seed: int, users: Callable[[int], str], groups: Callable[[int], str]
-    ) -> None:
+    def __init__(self, store: StorePage, seed: int, users: Callable[[int], str], groups: Callable[[int], str]) -> None:
         self._store, self._seed, self._users, self._groups = store, seed, users, groups
         self._runs: list[Run] = []
         self._count = 0

@@ -78,9 +78,7 @@ class Repository:
 
     def reader(self) -> ChunkReader:
         """A reader without a lease, for looks that end at once."""
-        loaded = load_index(
-            self.storage, self.secrets, condemned=self.leases.survey().condemned_packs(), survey=False
-        )
+        loaded = load_index(self.storage, self.secrets, condemned=self.leases.survey().condemned_packs(), survey=False)
         return ChunkReader(self.storage, self.secrets, loaded.index)
 
 

@@ -11,10 +11,12 @@ before it is durable and indexed. A worker's failure stops the caller at its nex
 from __future__ import annotations
 
 import contextlib
+import mmap
 import os
 import queue
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import NamedTuple
 
 import zstandard
 
@@ -22,9 +24,10 @@ from holdfast.errors import ObjectExists
 from holdfast.repository.crypto import Secrets, preferred_cipher
 from holdfast.repository.format import (
     BLOCK_MAX,
-    BLOCK_TARGET,
     CODEC_RAW,
     CODEC_ZSTD,
+    KIND_DATA,
+    KIND_TREE,
     TAG_SIZE,
     PackRecord,
 )
@@ -41,10 +44,34 @@ def worker_count() -> int:
     return max(2, min(8, len(os.sched_getaffinity(0))))
 
 
+class Stream(NamedTuple):
+    """A kind of chunks that share blocks: the kind of their packs, the raw size at which a block is closed, the
+    levels of zstd above the asked one, and zstd's window (0: the level's own).
+    """
+
+    kind: int
+    target: int
+    extra_level: int
+    window_log: int
+
+
+SMALL = Stream(KIND_DATA, 4 << 20, 2, 22)  # whole small files: many to a block, where likeness pays
+LARGE = Stream(KIND_DATA, 1 << 20, 0, 0)  # pieces of large files, read at random by a mount: small blocks
+TREE = Stream(KIND_TREE, 1 << 20, 0, 0)
+
+
+def _pool(count: int, size: int) -> queue.LifoQueue[mmap.mmap]:
+    """Buffers whose memory is taken only as far as they are used; the one used last is used first again."""
+    pool: queue.LifoQueue[mmap.mmap] = queue.LifoQueue()
+    for _ in range(count):
+        pool.put(mmap.mmap(-1, size))
+    return pool
+
+
 class _OpenBlock:
     """The block being filled: a buffer, how much of it is used, and whose chunks they are."""
 
-    def __init__(self, buffer: bytearray) -> None:
+    def __init__(self, buffer: mmap.mmap) -> None:
         self.buffer = buffer
         self.view = memoryview(buffer)
         self.used = 0
@@ -63,13 +90,9 @@ class ChunkWriter:
         self.packs: set[int] = set()  # the numbers, in the index, of the packs stored so far
         workers = worker_count()
         self._pool = ThreadPoolExecutor(workers + 1, thread_name_prefix="pack")
-        self._block_buffers: queue.SimpleQueue[bytearray] = queue.SimpleQueue()
-        for _ in range(workers + 2):
-            self._block_buffers.put(bytearray(BLOCK_MAX))
-        self._pack_buffers: queue.SimpleQueue[bytearray] = queue.SimpleQueue()
-        for _ in range(3):
-            self._pack_buffers.put(bytearray(BUFFER_SIZE))
-        self._open: dict[int, _OpenBlock] = {}
+        self._block_buffers = _pool(workers + 2, BLOCK_MAX)
+        self._pack_buffers = {KIND_DATA: _pool(2, BUFFER_SIZE), KIND_TREE: _pool(2, BUFFER_SIZE)}
+        self._open: dict[Stream, _OpenBlock] = {}
         self._building: dict[int, PackBuilder] = {}
         self._building_lock = threading.Lock()
         self._tasks: set[Future[None]] = set()
@@ -79,31 +102,31 @@ class ChunkWriter:
 
     # -- adding chunks ---------------------------------------------------------------------------------------------
 
-    def add(self, kind: int, data: Buffer) -> bytes:
+    def add(self, stream: Stream, data: Buffer) -> bytes:
         """Store one chunk of at most CHUNK_MAX bytes unless it is there; its id."""
         chunk_id = self.chunk_id(data)
         if chunk_id not in self._index:
             length = len(data)
-            self.space(kind, length)[:length] = data
-            self.keep(kind, chunk_id, length)
+            self.space(stream, length)[:length] = data
+            self.keep(stream, chunk_id, length)
         return chunk_id
 
-    def space(self, kind: int, size: int) -> memoryview:
+    def space(self, stream: Stream, size: int) -> memoryview:
         """At least ``size`` (up to CHUNK_MAX + 1) free bytes at the end of the open block, to read a chunk into.
 
         What is put there counts only after ``keep``; the next call may hand out the same bytes again.
         """
-        block = self._open.get(kind)
-        if block is not None and (block.used >= BLOCK_TARGET or block.used + size > BLOCK_MAX):
-            self._submit(kind, block)
+        block = self._open.get(stream)
+        if block is not None and (block.used >= stream.target or block.used + size > BLOCK_MAX):
+            self._submit(stream, block)
             block = None
         if block is None:
-            block = self._open[kind] = self._new_block()
+            block = self._open[stream] = self._new_block()
         return block.view[block.used :]
 
-    def keep(self, kind: int, chunk_id: bytes, length: int) -> None:
+    def keep(self, stream: Stream, chunk_id: bytes, length: int) -> None:
         """Make the first ``length`` bytes of the last ``space`` a chunk of that id, which must be absent so far."""
-        block = self._open[kind]
+        block = self._open[stream]
         block.ids.append(chunk_id)
         block.lengths.append(length)
         block.used += length
@@ -111,8 +134,8 @@ class ChunkWriter:
 
     def flush(self) -> None:
         """Wait until every chunk added so far is durable and the index says where it is."""
-        for kind, block in list(self._open.items()):
-            self._submit(kind, block)
+        for stream, block in list(self._open.items()):
+            self._submit(stream, block)
         self._open.clear()
         self._join()
         with self._building_lock:
@@ -121,7 +144,7 @@ class ChunkWriter:
             if builder.number:
                 self._run(self._store_pack, builder)
             else:
-                self._pack_buffers.put(builder.buffer)
+                self._pack_buffers[builder.kind].put(builder.buffer)
         self._join()
         self._write_index()
 
@@ -142,12 +165,12 @@ class ChunkWriter:
             with contextlib.suppress(queue.Empty):
                 return _OpenBlock(self._block_buffers.get(timeout=1.0))
 
-    def _submit(self, kind: int, block: _OpenBlock) -> None:
-        self._open.pop(kind, None)
+    def _submit(self, stream: Stream, block: _OpenBlock) -> None:
+        self._open.pop(stream, None)
         if not block.ids:
             self._block_buffers.put(block.buffer)
             return
-        self._run(self._pack_block, kind, block)
+        self._run(self._pack_block, stream, block)
 
     def _run(self, task: object, *args: object) -> None:
         self._raise_failure()
@@ -174,17 +197,18 @@ class ChunkWriter:
         if len(self._records) >= INDEX_PACKS:
             self._write_index()
 
-    def _pack_block(self, kind: int, block: _OpenBlock) -> None:
+    def _pack_block(self, stream: Stream, block: _OpenBlock) -> None:
         """A worker's task: compress the block, seal it into the current pack, store that pack if it is full."""
         with block.view[: block.used] as raw:
-            codec, payload = self._compress(raw)
+            kind = stream.kind
+            codec, payload = self._compress(stream, raw)
             full = None
             with self._building_lock:
                 builder = self._building.get(kind)
                 if builder is not None and not builder.has_room(len(payload) + TAG_SIZE):
                     full, builder = builder, None
                 if builder is None:
-                    builder = PackBuilder(self._secrets, kind, self._cipher, self._pack_buffer())
+                    builder = PackBuilder(self._secrets, kind, self._cipher, self._pack_buffer(kind))
                     self._building[kind] = builder
                 builder.add(Block(kind, raw, block.ids, block.lengths), codec, payload)
         block.view.release()
@@ -192,17 +216,17 @@ class ChunkWriter:
         if full is not None:
             self._store_pack(full)
 
-    def _pack_buffer(self) -> bytearray:
+    def _pack_buffer(self, kind: int) -> mmap.mmap:
         while True:
             self._raise_failure()
             with contextlib.suppress(queue.Empty):
-                return self._pack_buffers.get(timeout=1.0)
+                return self._pack_buffers[kind].get(timeout=1.0)
 
-    def _compress(self, raw: memoryview) -> tuple[int, Buffer]:
-        compressor = getattr(self._local, "compressor", None)
+    def _compress(self, stream: Stream, raw: memoryview) -> tuple[int, Buffer]:
+        known = self._local.__dict__.setdefault("compressors", {})
+        compressor = known.get(stream)
         if compressor is None:
-            compressor = zstandard.ZstdCompressor(level=self._level, write_content_size=True)
-            self._local.compressor = compressor
+            compressor = known[stream] = new_compressor(self._level + stream.extra_level, stream.window_log)
         packed = compressor.compress(raw)
         if len(packed) < len(raw) - len(raw) // _WORTH:
             return CODEC_ZSTD, packed
@@ -213,7 +237,7 @@ class ChunkWriter:
         with contextlib.suppress(ObjectExists):
             self._storage.put(pack_name(record), parts)
         parts.clear()
-        self._pack_buffers.put(builder.buffer)
+        self._pack_buffers[builder.kind].put(builder.buffer)
         self.packs.add(self._index.add_pack(record))
         self._records.append(record)
         self.bytes_stored += record.size
@@ -223,3 +247,12 @@ class ChunkWriter:
             return
         records, self._records = self._records, []
         self.bytes_stored += put_index_object(self._storage, self._secrets, records)[1]
+
+
+def new_compressor(level: int, window_log: int) -> zstandard.ZstdCompressor:
+    """A compressor whose frames say their content's size."""
+    level = min(level, zstandard.MAX_COMPRESSION_LEVEL)
+    parameters = zstandard.ZstdCompressionParameters.from_level(
+        level, write_content_size=1, **({"window_log": window_log} if window_log else {})
+    )
+    return zstandard.ZstdCompressor(compression_params=parameters)

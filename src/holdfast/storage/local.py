@@ -167,7 +167,9 @@ class LocalStorage:
             except OSError as e:
                 if e.errno not in (errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EMLINK):
                     raise
-                os.rename(tmp, path)  # no hard links here (FAT, some network mounts); names are content, so a race is harmless
+                os.rename(
+                    tmp, path
+                )  # no hard links here (FAT, some network mounts); names are content, so a race is harmless
         finally:
             with contextlib.suppress(OSError):
                 os.unlink(tmp)
