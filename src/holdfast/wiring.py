@@ -12,8 +12,10 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+
+import msgspec
 
 from holdfast.errors import ObjectMissing, UsageError
 from holdfast.repository.format import Argon2, Lease
@@ -69,6 +71,14 @@ class App:
         storage.create()
         return create(storage, credential, self.owner(), self.now_ns, argon2=argon2)
 
+    def other(self, address: str, password_file: str, key_file: str) -> App:
+        """The same for a second repository: its own password file or key file, else the credential of this one."""
+        changed = {"repository": address}
+        if password_file or key_file:
+            nothing = {"password": "", "password_command": ""}
+            changed |= {**nothing, "password_file": password_file, "key_file": key_file}
+        return replace(self, settings=msgspec.structs.replace(self.settings, **changed))
+
     def credential(self, *, new: bool = False) -> Credential:
         """The password or key file that the settings name; for the default repository its own key file."""
         s = self.settings
@@ -77,7 +87,7 @@ class App:
         if s.password_command:
             return Password(run_password_command(s.password_command))
         if s.password_file:
-            return Password(_first_line(Path(s.password_file).expanduser(), "password file"))
+            return Password(read_first_line(Path(s.password_file).expanduser(), "password file"))
         if s.password:
             return Password(s.password)
         if self.uses_default:
@@ -148,7 +158,8 @@ def run_password_command(command: str) -> str:
     return line
 
 
-def _first_line(path: Path, what: str) -> str:
+def read_first_line(path: Path, what: str) -> str:
+    """A secret that stands on the first line of a file."""
     try:
         line = path.read_text().split("\n", 1)[0].rstrip("\r")
     except (OSError, UnicodeDecodeError) as e:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
-from holdfast.cli.output import Output, command
+from holdfast.cli.output import Output, command, filter_options, make_filter, progress_bar
+from holdfast.errors import UsageError
+from holdfast.repository.copy import copy_snapshots
 from holdfast.repository.keys import recovery_sheet
 from holdfast.repository.repository import Repository
+from holdfast.repository.snapshots import choose
 
 
 @command("init")
@@ -21,6 +26,33 @@ def init(out: Output) -> int:
         out.note(
             "Without its password or key file nothing in it can be read. `holdfast key export` prints a recovery sheet."
         )
+    return 0
+
+
+@command("copy")
+@click.argument("snapshots", nargs=-1, metavar="[SNAPSHOT]...")
+@click.option("--to", "target", required=True, metavar="PLACE", help="The other repository.")
+@click.option("--to-password-file", metavar="FILE", help="Its password (else the same as here).")
+@click.option("--to-key-file", metavar="FILE", help="Its key file.")
+@filter_options
+def copy(out: Output, snapshots: tuple[str, ...], target: str, **options: Any) -> int:
+    """Copy snapshots (all, or those named or filtered) into another repository. Copied ones are not copied again."""
+    source = out.open()
+    other = out.app.other(target, options["to_password_file"] or "", options["to_key_file"] or "").open()
+    if other.id == source.id:
+        raise UsageError("Both are the same repository.")
+    wanted = make_filter(options["hosts"], options["paths"], options["tags"])
+    found = [s for s in source.snapshots() if wanted.matches(s.snapshot)]
+    chosen = [choose(found, name) for name in snapshots] if snapshots else found
+    doing = [""]
+    with progress_bar(out, "Copying", lambda: (0, 0, doing[0])):
+        done = copy_snapshots(source, other, chosen, lambda text: doing.__setitem__(0, text))
+    for one in done:
+        out.event("copied", source=one.source.id, target=one.id, skipped=one.skipped)
+        out.line(f"{one.source.short} -> {one.id[:8]}{'  was there already' if one.skipped else ''}")
+    copied = sum(not d.skipped for d in done)
+    out.event("summary", copied=copied, skipped=len(done) - copied)
+    out.line(f"{copied} snapshots copied, {len(done) - copied} were there already.")
     return 0
 
 

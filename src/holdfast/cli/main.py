@@ -46,7 +46,7 @@ class Commands(click.Group):
 @click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
 @click.option("-q", "--quiet", is_flag=True, help="Print only errors and what was asked for.")
 @click.pass_context
-def cli(ctx: click.Context, **options: Any) -> None:
+def cli(ctx: click.Context, /, **options: Any) -> None:
     """Back up, browse, restore and verify. With no repository named, one in your data folder is used."""
     ctx.obj = options
 

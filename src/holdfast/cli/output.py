@@ -78,10 +78,10 @@ def command(name: str, **kwargs: Any) -> Callable[[F], click.Command]:
         def run(ctx: click.Context, /, **options: Any) -> Any:
             return ctx.invoke(function, make_output(ctx, options), **options)
 
-        made: Any = run
+        made: Any = run  # click's decorators are typed more loosely than this module
         for option in reversed(_GLOBAL):
             made = option(made)
-        result: click.Command = click.command(name, **kwargs)(made)
+        result: click.Command = click.command(name, cls=click.Command, **kwargs)(made)
         return result
 
     return decorate

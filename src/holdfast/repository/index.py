@@ -98,6 +98,10 @@ class Index:
         """The number of the pack of that name."""
         return self._numbers.get(pack)
 
+    def ordinal(self, chunk_id: bytes) -> int | None:
+        """A number below ``len(self)`` that stays the chunk's own while chunks are only added."""
+        return int(self._table.k_to_idx(chunk_id)) if chunk_id in self._table else None
+
     def ids(self) -> Iterator[bytes]:
         """Every chunk's id."""
         for chunk_id, _ in self._table.items():
@@ -119,6 +123,7 @@ class StoredIndex:
     """What the index objects in storage say, before anyone decides what to use of it."""
 
     objects: dict[str, int] = field(default_factory=dict)  # name -> stored bytes, superseded ones too
+    packs: dict[str, list[bytes]] = field(default_factory=dict)  # name -> the packs it names; superseded ones left out
     records: dict[bytes, PackRecord] = field(default_factory=dict)  # by pack name
     damaged: list[str] = field(default_factory=list)  # sentences
 
@@ -172,6 +177,7 @@ def _read_once(storage: Storage, secrets: Secrets) -> StoredIndex:
     superseded = {f"index/{n.hex()}" for c in contents.values() for n in c.supersedes}
     for name, content in contents.items():
         if name not in superseded:
+            result.packs[name] = [record.name for record in content.packs]
             for record in content.packs:
                 result.records[record.name] = record
     return result
@@ -185,41 +191,53 @@ class Loaded:
     stored: StoredIndex
     adopted: list[PackRecord]  # packs that no index object knows
     absent: list[str]  # packs an index object knows and storage has not, or not in that size
-    unreadable: list[str]  # packs whose own table cannot be read, as sentences
+    unreadable: dict[str, str]  # packs whose own table cannot be read, with a sentence
+    stored_ns: dict[bytes, int]  # when each pack was stored, by the storage's clock; only after a survey
 
 
-def load_index(storage: Storage, secrets: Secrets, *, condemned: Collection[bytes] = (), survey: bool = True) -> Loaded:
+def load_index(
+    storage: Storage,
+    secrets: Secrets,
+    *,
+    condemned: Collection[bytes] = (),
+    survey: bool = True,
+    with_condemned: bool = False,
+) -> Loaded:
     """Build the index. ``survey`` compares with what is in storage: adopts and leaves out as the module says;
-    without it the index objects are believed, unless one of them is damaged.
+    without it the index objects are believed, unless one of them is damaged. ``with_condemned``: condemned packs
+    count, but a chunk that is elsewhere too is found there.
     """
     stored = read_stored_index(storage, secrets)
-    loaded = Loaded(Index(), stored, [], [], [])
+    loaded = Loaded(Index(), stored, [], [], {}, {})
     if survey or stored.damaged:
         _survey(storage, secrets, loaded)
     records = stored.records
     for name in sorted(records, key=lambda n: n not in condemned):  # condemned first: others win over them
-        if name not in condemned or not survey:
+        if with_condemned or name not in condemned:
             loaded.index.add_pack(records[name])
     return loaded
 
 
 def _survey(storage: Storage, secrets: Secrets, loaded: Loaded) -> None:
     records = loaded.stored.records
-    present = {bytes.fromhex(i.name[5:]): i.size for i in storage.list("data")}
-    for name in [n for n, r in records.items() if present.get(n) != r.size]:
-        loaded.absent.append(f"data/{name.hex()}")
-        del records[name]
+    present = {}
+    for info in storage.list("data"):
+        raw = bytes.fromhex(info.name[5:])
+        present[raw], loaded.stored_ns[raw] = info.size, info.stored_ns
+    for lost in [n for n, r in records.items() if present.get(n) != r.size]:
+        loaded.absent.append(f"data/{lost.hex()}")
+        del records[lost]
     absent = set(loaded.absent)
-    for raw, size in sorted(present.items()):
-        name = f"data/{raw.hex()}"
-        if raw in records or name in absent:
+    for pack, size in sorted(present.items()):
+        name = f"data/{pack.hex()}"
+        if pack in records or name in absent:
             continue
         try:
             record = read_contents(storage, secrets, name, size)
         except ObjectMissing:
             continue
         except (Damaged, StorageError) as e:
-            loaded.unreadable.append(str(e))
+            loaded.unreadable[name] = str(e)
             continue
-        records[raw] = record
+        records[pack] = record
         loaded.adopted.append(record)

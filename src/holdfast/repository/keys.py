@@ -224,7 +224,7 @@ def recovery_sheet(bundle: Bundle, place: str) -> str:
 
 
 def _parse_sheet(text: str) -> Bundle:
-    parts = []
+    parts: list[str] = []
     for line in text.splitlines():
         words = line.split()
         if len(words) < 3 or not words[0].isdigit():

@@ -169,7 +169,7 @@ class Leases:
             raise Damaged(f"The lock object {name} does not have the content its name says.")
         plain = self._secrets.open_shared(PURPOSE, data, f"The lock object {name}")
         try:
-            return msgspec.msgpack.decode(plain, type=Lease | Condemned)  # type: ignore[arg-type, no-any-return]
+            return msgspec.msgpack.decode(plain, type=Lease | Condemned)
         except msgspec.MsgspecError:
             raise Damaged(f"The lock object {name} cannot be understood.") from None
 

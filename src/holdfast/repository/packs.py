@@ -42,10 +42,10 @@ _TOC_GUESS = 64 << 10  # read with the trailer, so that most tables cost one rea
 
 @dataclass
 class Block:
-    """Chunks to be stored together: raw bytes, and each chunk's id and length in order."""
+    """Chunks stored together: how many raw bytes, and each chunk's id and length in order."""
 
     kind: int
-    raw: Buffer
+    raw: int
     ids: list[bytes]
     lengths: list[int]
 
@@ -77,14 +77,14 @@ class PackBuilder:
 
     def add(self, block: Block, codec: int, payload: Buffer) -> None:
         """Seal payload (the block's raw bytes through codec) as the next block."""
-        stored, raw = len(payload) + TAG_SIZE, len(block.raw)
+        stored, raw = len(payload) + TAG_SIZE, block.raw
         extra = block_extra(codec, raw)
         nonce = block_nonce(self.number)
         with memoryview(self.buffer)[self.size : self.size + stored] as out:
             self._aead.encrypt_into(nonce, payload, extra, out)
         self.blocks += BLOCK.pack(self.size, stored, raw, codec)
         offset = 0
-        for chunk_id, length in zip(block.ids, block.lengths, strict=True):
+        for length in block.lengths:
             self.places += PLACE.pack(place(self.number, offset, length))
             offset += length
         self.ids += block.ids
@@ -181,18 +181,25 @@ class BlockReader:
 
     def read(self, storage: Storage, number: int) -> bytes:
         """The block's raw bytes, authenticated."""
+        return self.read_payload(storage, number)[2]
+
+    def read_payload(self, storage: Storage, number: int) -> tuple[int, bytes, bytes]:
+        """The block's codec, its payload as packed, and its raw bytes; all authenticated."""
         offset, stored, _, _ = self._entry(number)
         return self.open(number, storage.get(self.name, offset, stored))
 
-    def open(self, number: int, sealed: Buffer) -> bytes:
-        """The raw bytes of a block whose stored bytes are at hand."""
+    def open(self, number: int, sealed: Buffer) -> tuple[int, bytes, bytes]:
+        """The same for a block whose stored bytes are at hand."""
         _, _, raw, codec = self._entry(number)
-        thing = f"Block {number} of the pack {self.name}"
         try:
             payload = aead(self.cipher, self.key).decrypt(block_nonce(number), sealed, block_extra(codec, raw))
         except (InvalidTag, ValueError):
-            raise Damaged(f"{thing} fails its verification.") from None
-        return unpack_payload(payload, codec, raw, thing)
+            raise self.damaged(number) from None
+        return codec, payload, unpack_payload(payload, codec, raw, f"Block {number} of the pack {self.name}")
+
+    def damaged(self, number: int) -> Damaged:
+        """The error that names this block."""
+        return Damaged(f"Block {number} of the pack {self.name} fails its verification.")
 
     def _entry(self, number: int) -> tuple[int, int, int, int]:
         if not 0 <= number < len(self.blocks) // BLOCK.size:

@@ -103,10 +103,8 @@ class TreeWriter:
         self._last = first[0], entries[-1].name
 
     def _close_leaf(self) -> None:
-        uids = {e.uid for _, entries in self._runs for e in entries}
-        gids = {e.gid for _, entries in self._runs for e in entries}
-        users = {u: name for u in sorted(uids) if (name := self._users(u))}
-        groups = {g: name for g in sorted(gids) if (name := self._groups(g))}
+        users = _named({e.uid for _, entries in self._runs for e in entries}, self._users)
+        groups = _named({e.gid for _, entries in self._runs for e in entries}, self._groups)
         page = self._store(_encode(Leaf(users, groups, self._runs)))
         directory, name = (self._runs[0][0], self._runs[0][1][0].name) if self._runs else (b"", b"")
         child = Child(directory, name, page, self._count, self._bytes)
@@ -128,6 +126,10 @@ class TreeWriter:
         page = self._store(_encode(Node(level + 1, children)))
         entries, size = sum(c.entries for c in children), sum(c.size for c in children)
         self._push(level + 1, Child(first.directory, first.name, page, entries, size))
+
+
+def _named(numbers: set[int], names: Callable[[int], str]) -> dict[int, str]:
+    return {n: name for n in sorted(numbers) if (name := names(n))}
 
 
 def decode_page(data: bytes, page: bytes) -> Leaf | Node:

@@ -10,7 +10,8 @@ from collections import OrderedDict
 
 from holdfast.errors import Damaged
 from holdfast.repository.crypto import Secrets
-from holdfast.repository.index import Index, Location
+from holdfast.repository.format import PackRecord
+from holdfast.repository.index import Index, Location, chunks_of
 from holdfast.repository.packs import BlockReader, pack_name
 from holdfast.storage.base import Storage
 
@@ -26,6 +27,7 @@ class ChunkReader:
         self._packs: dict[int, BlockReader] = {}
         self._blocks: OrderedDict[tuple[int, int], bytes] = OrderedDict()
         self._held = 0
+        self._contents: dict[int, dict[int, list[tuple[bytes, Location]]]] = {}
         self._lock = threading.Lock()
 
     def locate(self, chunk_id: bytes) -> Location:
@@ -78,13 +80,25 @@ class ChunkReader:
         """One unpacked block, from storage."""
         return self.pack(pack).read(self.storage, number)
 
+    def chunks_in(self, pack: int, block: int) -> list[tuple[bytes, Location]]:
+        """The chunks of one block, in order."""
+        found = self._contents.get(pack)
+        if found is None:
+            found = {}
+            for chunk_id, where in chunks_of(self._index.packs[pack]):
+                found.setdefault(where.block, []).append((chunk_id, where))
+            self._contents = {pack: found}  # one pack is enough: blocks are asked for in order
+        return found.get(block, [])
+
     def pack(self, number: int) -> BlockReader:
         """The reader of that pack, its key opened once."""
         found = self._packs.get(number)
         if found is None:
-            record = self._index.packs[number]
-            name = pack_name(record)
-            key = self._secrets.open_secret(record.epoch, record.sealed, f"The pack {name}")
-            found = BlockReader(name, record.size, record.cipher, record.blocks, key)
-            self._packs[number] = found
+            found = self._packs[number] = self.open_pack(self._index.packs[number])
         return found
+
+    def open_pack(self, record: PackRecord) -> BlockReader:
+        """A reader of any pack whose record is at hand."""
+        name = pack_name(record)
+        key = self._secrets.open_secret(record.epoch, record.sealed, f"The pack {name}")
+        return BlockReader(name, record.size, record.cipher, record.blocks, key)

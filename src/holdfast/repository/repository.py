@@ -78,7 +78,13 @@ class Repository:
 
     def reader(self) -> ChunkReader:
         """A reader without a lease, for looks that end at once."""
-        loaded = load_index(self.storage, self.secrets, condemned=self.leases.survey().condemned_packs(), survey=False)
+        loaded = load_index(
+            self.storage,
+            self.secrets,
+            condemned=self.leases.survey().condemned_packs(),
+            survey=False,
+            with_condemned=True,
+        )
         return ChunkReader(self.storage, self.secrets, loaded.index)
 
 

@@ -15,6 +15,7 @@ import mmap
 import os
 import queue
 import threading
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -89,6 +90,7 @@ class ChunkWriter:
         self.bytes_stored = 0
         self.packs: set[int] = set()  # the numbers, in the index, of the packs stored so far
         workers = worker_count()
+        self._most_waiting = workers + 2
         self._pool = ThreadPoolExecutor(workers + 1, thread_name_prefix="pack")
         self._block_buffers = _pool(workers + 2, BLOCK_MAX)
         self._pack_buffers = {KIND_DATA: _pool(2, BUFFER_SIZE), KIND_TREE: _pool(2, BUFFER_SIZE)}
@@ -132,6 +134,13 @@ class ChunkWriter:
         block.used += length
         self._index.reserve(chunk_id, length)
 
+    def add_block(self, kind: int, codec: int, payload: bytes, raw: int, ids: list[bytes], lengths: list[int]) -> None:
+        """Take a block as another pack has it: nothing is unpacked or compressed again. Its chunks' new ids are given."""
+        for chunk_id, length in zip(ids, lengths, strict=True):
+            self._index.reserve(chunk_id, length)
+        self._wait_for_room()
+        self._run(self._seal, kind, Block(kind, raw, ids, lengths), codec, payload)
+
     def flush(self) -> None:
         """Wait until every chunk added so far is durable and the index says where it is."""
         for stream, block in list(self._open.items()):
@@ -172,19 +181,20 @@ class ChunkWriter:
             return
         self._run(self._pack_block, stream, block)
 
-    def _run(self, task: object, *args: object) -> None:
+    def _run(self, task: Callable[..., None], *args: object) -> None:
         self._raise_failure()
         future = self._pool.submit(self._guarded, task, *args)
         self._tasks.add(future)
         future.add_done_callback(self._tasks.discard)
 
-    def _guarded(self, task: object, *args: object) -> None:
+    def _guarded(self, task: Callable[..., None], *args: object) -> None:
         if self._failure is not None:
             return
         try:
-            task(*args)  # type: ignore[operator]
+            task(*args)
         except BaseException as e:  # noqa: BLE001 - it is raised in the caller's thread
-            self._failure = self._failure or e
+            if self._failure is None:
+                self._failure = e
 
     def _raise_failure(self) -> None:
         if self._failure is not None:
@@ -200,21 +210,40 @@ class ChunkWriter:
     def _pack_block(self, stream: Stream, block: _OpenBlock) -> None:
         """A worker's task: compress the block, seal it into the current pack, store that pack if it is full."""
         with block.view[: block.used] as raw:
-            kind = stream.kind
             codec, payload = self._compress(stream, raw)
-            full = None
-            with self._building_lock:
-                builder = self._building.get(kind)
-                if builder is not None and not builder.has_room(len(payload) + TAG_SIZE):
-                    full, builder = builder, None
-                if builder is None:
-                    builder = PackBuilder(self._secrets, kind, self._cipher, self._pack_buffer(kind))
-                    self._building[kind] = builder
-                builder.add(Block(kind, raw, block.ids, block.lengths), codec, payload)
+            full = self._append(Block(stream.kind, len(raw), block.ids, block.lengths), codec, payload)
         block.view.release()
         self._block_buffers.put(block.buffer)
         if full is not None:
             self._store_pack(full)
+
+    def _seal(self, kind: int, block: Block, codec: int, payload: Buffer) -> None:
+        """A worker's task for a block that is compressed already."""
+        full = self._append(block, codec, payload)
+        if full is not None:
+            self._store_pack(full)
+
+    def _append(self, block: Block, codec: int, payload: Buffer) -> PackBuilder | None:
+        """Seal the payload into the current pack of its kind; the pack before it when that one is full now."""
+        full, kind = None, block.kind
+        with self._building_lock:
+            builder = self._building.get(kind)
+            if builder is not None and not builder.has_room(len(payload) + TAG_SIZE):
+                full, builder = builder, None
+            if builder is None:
+                try:
+                    builder = PackBuilder(self._secrets, kind, self._cipher, self._pack_buffer(kind))
+                finally:
+                    self._building.pop(kind, None)
+                self._building[kind] = builder
+            builder.add(block, codec, payload)
+        return full
+
+    def _wait_for_room(self) -> None:
+        """Let no more blocks wait than there are buffers, so that memory stays bounded."""
+        while len(self._tasks) > self._most_waiting:
+            self._raise_failure()
+            next(iter(list(self._tasks))).result()
 
     def _pack_buffer(self, kind: int) -> mmap.mmap:
         while True:

@@ -1,7 +1,8 @@
 """The contract every storage keeps. The repository builds all its promises on these, so they are few and strict.
 
-1. ``put`` is atomic and durable: when it returns, the whole object survives a power cut; until then nobody sees any of it.
-2. ``put`` never replaces: an object that is there raises ObjectExists and stays as it is.
+1. ``put`` is atomic and durable: when it returns, the whole object survives a power cut; nobody ever sees a part of it.
+   When it raises, the object may be there (a lost answer), but then it is whole.
+2. ``put`` never replaces: an object that is there raises ObjectExists, stays as it is, and is durable.
 3. ``get`` gives exactly the bytes asked for or raises; never fewer.
 4. ``list`` names every object that was put before it began and not deleted since (stores that are only eventually
    consistent say so; ``docs/format.md`` says what that costs).
@@ -47,11 +48,13 @@ class Storage(Protocol):
         ...
 
     def get(self, name: str, start: int = 0, length: int | None = None) -> bytes:
-        """Read ``length`` bytes from ``start`` (to the end when None). Fewer bytes there: StorageError."""
+        """Read ``length`` bytes from ``start`` (to the end when None). Fewer bytes there, or a start beyond the end:
+        StorageError.
+        """
         ...
 
     def list(self, folder: str) -> Iterator[ObjectInfo]:
-        """Every object in one of FOLDERS, in no order."""
+        """Every object in one of FOLDERS, in no order. Errors may come while it is gone through."""
         ...
 
     def stat(self, name: str) -> ObjectInfo:
@@ -79,3 +82,9 @@ def check_folder(folder: str) -> str:
     if folder in FOLDERS:
         return folder
     raise StorageError(f"{folder!r} is not a folder of a repository.")
+
+
+def check_range(start: int, length: int | None) -> None:
+    """Refuse what is no range of bytes with a StorageError, before it means something else to somebody."""
+    if start < 0 or (length is not None and length < 0):
+        raise StorageError(f"{length} bytes from {start} is not a range.")

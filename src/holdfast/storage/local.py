@@ -2,15 +2,23 @@
 
 Promises beyond the contract: an object is written without a name (O_TMPFILE) or under ``tmp/``, flushed, and then
 linked to its final name, so a final name never holds half an object, a zero-filled one after a power cut, or garbage of
-a full disk. The folder's own entry is flushed too. Data objects lie in 256 subfolders by their first two digits.
+a full disk. The entry in its folder is flushed next, and the folder's own entry was before. Data objects lie in 256
+subfolders by their first two digits.
+
+Between the link and the flush of the folder others see an object that a power cut may still take away. What they store
+after having seen it cannot outlive it where the file system's journal keeps the order of changes (ext4, XFS, tmpfs).
+
+A repository's folder that is not there (an unmounted disk) is not an empty repository: it is StorageUnavailable.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
 import secrets
+import stat
 from collections.abc import Iterator, Sequence
 
 from holdfast.errors import (
@@ -21,13 +29,20 @@ from holdfast.errors import (
     StorageFull,
     StorageUnavailable,
 )
-from holdfast.storage.base import CONFIG, FOLDERS, Buffer, ObjectInfo, check_folder, check_name
+from holdfast.storage.base import CONFIG, FOLDERS, Buffer, ObjectInfo, check_folder, check_name, check_range
 
 _DENIED = {errno.EACCES, errno.EPERM, errno.EROFS}
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_PASSING = {
+    *(errno.EIO, errno.ESTALE, errno.ENODEV, errno.ENXIO, errno.ESHUTDOWN, errno.EUCLEAN),  # the disk
+    *(errno.ETIMEDOUT, errno.ENOTCONN, errno.ECONNABORTED, errno.ECONNRESET, errno.EHOSTDOWN, errno.EHOSTUNREACH),
+    *(errno.EAGAIN, errno.EBUSY, errno.ENOMEM, errno.EMFILE, errno.ENFILE),  # the machine
+}
 _NO_TMPFILE = {errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT}
+_NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
 _HEX = frozenset("0123456789abcdef")
 _MOST_PARTS = 512  # of one writev; the kernel takes 1024
+_LEFT_OVER_NS = 24 * 3600 * 1_000_000_000  # a file in tmp/ this old belongs to nobody
 
 
 class LocalStorage:
@@ -35,6 +50,9 @@ class LocalStorage:
 
     def __init__(self, root: str | os.PathLike[str]) -> None:
         self._root = os.path.abspath(os.fspath(root))
+        self._settled: set[str] = set()  # folders whose own entry is known to be durable
+        self._unnamed = True  # whether this file system has O_TMPFILE, as far as is known
+        self._cleared = False  # whether tmp/ was looked through
 
     @property
     def place(self) -> str:
@@ -42,7 +60,7 @@ class LocalStorage:
 
     def create(self) -> None:
         """Make the folder and its subfolders, durably. Existing ones are kept."""
-        with _named_errors(self._root):
+        with _named_errors(self._root, missing=StorageUnavailable):
             _make_folders(self._root)
             for folder in FOLDERS:
                 _make_folders(os.path.join(self._root, folder))
@@ -54,64 +72,65 @@ class LocalStorage:
 
     def put(self, name: str, parts: Sequence[Buffer]) -> None:
         path = self._path(name)
-        with _named_errors(f"{self._root}: {name}"):
-            if os.path.lexists(path):
-                raise ObjectExists(f"{name} is in {self._root} already.")
-            folder = os.path.dirname(path)
-            if not os.path.isdir(folder):
-                self._need_root()
-                _make_folders(folder)
-            self._write_and_link(folder, path, parts)
-            _sync_folder(folder)
+        folder = os.path.dirname(path)
+        with _named_errors(f"{self._root}: {name}", missing=StorageUnavailable):
+            if not os.path.lexists(path):
+                self._settle(folder)
+                with contextlib.suppress(FileExistsError):
+                    self._write_and_link(folder, path, parts)
+                    _sync_folder(folder)
+                    return
+            _sync_folder(folder)  # whoever stored it may have been killed before he could
+        raise ObjectExists(f"{name} is in {self._root} already.")
 
     def get(self, name: str, start: int = 0, length: int | None = None) -> bytes:
-        with _named_errors(f"{self._root}: {name}"):
-            fd = os.open(self._path(name), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        path = self._path(name)
+        check_range(start, length)
+        with _named_errors(f"{self._root}: {name}", missing=ObjectMissing), self._present(name):
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
             try:
-                wanted = length if length is not None else max(0, os.fstat(fd).st_size - start)
-                data = os.pread(fd, wanted, start)
-                while len(data) < wanted:
-                    more = os.pread(fd, wanted - len(data), start + len(data))
-                    if not more:
-                        break
-                    data += more
+                size = self._stat(name, os.fstat(fd)).size
+                end = size if length is None else start + length
+                data = _read(fd, start, end - start) if start <= end <= size else b""
             finally:
                 os.close(fd)
-        if len(data) != wanted:
-            raise StorageError(f"{name} in {self._root} ends before byte {start + wanted}: it is truncated.")
+        if len(data) != end - start:
+            raise StorageError(f"{name} in {self._root} ends before byte {max(start, end)}: it is truncated.")
         return data
 
     def list(self, folder: str) -> Iterator[ObjectInfo]:
         top = os.path.join(self._root, check_folder(folder))
-        with _named_errors(top):
-            self._need_root()
+        with _named_errors(top, missing=StorageUnavailable):
             if not os.path.isdir(top):
-                return
-            if folder != "data":
+                self._need_repository()
+            elif folder == "data":
+                for sub in sorted(os.listdir(top)):
+                    if len(sub) == 2 and _HEX.issuperset(sub):
+                        yield from (i for i in _objects_in(os.path.join(top, sub), folder) if i.name[5:7] == sub)
+            else:
                 yield from _objects_in(top, folder)
-                return
-            for sub in sorted(os.listdir(top)):
-                if len(sub) == 2 and _HEX.issuperset(sub):
-                    yield from (i for i in _objects_in(os.path.join(top, sub), folder) if i.name[5:7] == sub)
 
     def stat(self, name: str) -> ObjectInfo:
-        with _named_errors(f"{self._root}: {name}"):
-            st = os.stat(self._path(name), follow_symlinks=False)
-        return ObjectInfo(name, st.st_size, st.st_mtime_ns)
+        path = self._path(name)
+        with _named_errors(f"{self._root}: {name}", missing=ObjectMissing), self._present(name):
+            return self._stat(name, os.lstat(path))
 
     def delete(self, name: str) -> None:
         path = self._path(name)
-        with _named_errors(f"{self._root}: {name}"):
-            try:
+        with _named_errors(f"{self._root}: {name}", missing=StorageUnavailable):
+            with contextlib.suppress(FileNotFoundError):
                 os.unlink(path)
+            try:
+                _sync_folder(os.path.dirname(path))  # also when it is gone: whoever deleted it may have been killed
             except FileNotFoundError:
-                return
-            _sync_folder(os.path.dirname(path))
+                self._need_root()
 
     def free_space(self) -> int | None:
-        with _named_errors(self._root):
+        with _named_errors(self._root, missing=StorageUnavailable):
             st = os.statvfs(self._root)
         return st.f_bavail * st.f_frsize
+
+    # -- names and what is there -----------------------------------------------------------------------------------
 
     def _path(self, name: str) -> str:
         check_name(name)
@@ -122,61 +141,134 @@ class LocalStorage:
             return os.path.join(self._root, folder, digits[:2], digits)
         return os.path.join(self._root, folder, digits)
 
+    def _stat(self, name: str, st: os.stat_result) -> ObjectInfo:
+        if not stat.S_ISREG(st.st_mode):
+            raise StorageError(f"{name} in {self._root} is not a file: something else put it there.")
+        return ObjectInfo(name, st.st_size, st.st_mtime_ns)
+
+    @contextlib.contextmanager
+    def _present(self, name: str) -> Iterator[None]:
+        """Let an object be missing only where there is a repository to miss it. ``config`` says whether there is one."""
+        try:
+            yield
+        except FileNotFoundError:
+            if name != CONFIG:
+                self._need_root()
+            raise
+
     def _need_root(self) -> None:
-        """A repository's folder that is gone (an unmounted disk) is not an empty repository, nor one to make anew."""
-        if not os.path.isdir(self._root):
-            raise StorageUnavailable(f"The folder {self._root} is not there.", "Is its disk mounted?")
+        try:
+            os.stat(self._root)
+        except FileNotFoundError:
+            raise StorageUnavailable(f"The folder {self._root} is not there.", "Is its disk mounted?") from None
+
+    def _need_repository(self) -> None:
+        """Nothing is listed or made in a folder without ``config``: it may be where a disk should be mounted."""
+        self._need_root()
+        if not os.path.lexists(os.path.join(self._root, CONFIG)):
+            raise StorageUnavailable(f"The folder {self._root} holds no repository.", "Is its disk mounted?")
+
+    # -- writing ---------------------------------------------------------------------------------------------------
+
+    def _settle(self, folder: str) -> None:
+        """Have the folder, and its own entry durable: whoever made it may have been killed before he could flush it."""
+        if not os.path.isdir(folder):
+            self._need_repository()
+            _make_folders(folder)
+        elif folder != self._root and folder not in self._settled:  # the root was settled by ``create``
+            parent = os.path.dirname(folder)
+            there = [entry.path for entry in os.scandir(parent) if entry.is_dir()] if parent != self._root else [folder]
+            _sync_folder(parent)
+            self._settled.update(there)
 
     def _write_and_link(self, folder: str, path: str, parts: Sequence[Buffer]) -> None:
+        if self._unnamed:
+            if self._write_unnamed(folder, path, parts):
+                return
+            self._unnamed = False
+        self._write_named(path, parts)
+
+    def _write_unnamed(self, folder: str, path: str, parts: Sequence[Buffer]) -> bool:
+        """False when the file system, or a missing /proc, does not allow this way."""
         try:
             fd = os.open(folder, os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC, 0o600)
         except OSError as e:
             if e.errno not in _NO_TMPFILE or not os.path.isdir(folder):
                 raise
-            return self._write_named(path, parts)
+            return False
         try:
             _write_all(fd, parts)
             os.fsync(fd)
-            try:
-                os.link(f"/proc/self/fd/{fd}", path, follow_symlinks=True)
-            except FileExistsError:
+            # src_dir_fd is of no use for an absolute path, but without it os.link does not follow the link in /proc.
+            os.link(f"/proc/self/fd/{fd}", path, src_dir_fd=fd, follow_symlinks=True)
+        except FileExistsError:
+            raise
+        except OSError as e:
+            if e.errno not in (errno.ENOENT, errno.EXDEV, *_NO_LINKS) or not os.path.isdir(folder):
                 raise
-            except OSError as e:
-                if e.errno not in (errno.ENOENT, errno.EXDEV, errno.EPERM, errno.EOPNOTSUPP):
-                    raise
-                return self._write_named(path, parts)  # no /proc, or a file system without such links
+            return False
         finally:
             os.close(fd)
+        return True
 
     def _write_named(self, path: str, parts: Sequence[Buffer]) -> None:
         """The way for file systems without O_TMPFILE. A kill leaves a file in ``tmp/`` that nobody takes for an object."""
         tmp_folder = os.path.join(self._root, "tmp")
-        os.makedirs(tmp_folder, mode=0o700, exist_ok=True)
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(tmp_folder, 0o700)
         tmp = os.path.join(tmp_folder, secrets.token_hex(16))
         fd = os.open(tmp, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600)
         try:
             try:
+                if not self._cleared:
+                    self._cleared = True
+                    _clear_left_overs(tmp_folder, os.fstat(fd).st_mtime_ns)
                 _write_all(fd, parts)
                 os.fsync(fd)
             finally:
                 os.close(fd)
-            try:
-                os.link(tmp, path)
-            except FileExistsError:
-                raise
-            except OSError as e:
-                if e.errno not in (errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EMLINK):
-                    raise
-                os.rename(
-                    tmp, path
-                )  # no hard links here (FAT, some network mounts); names are content, so a race is harmless
+            _publish(tmp, path)
         finally:
             with contextlib.suppress(OSError):
                 os.unlink(tmp)
 
 
+def _publish(tmp: str, path: str) -> None:
+    """Give the file its final name, or raise FileExistsError."""
+    try:
+        os.link(tmp, path)
+        return
+    except FileExistsError:
+        raise
+    except OSError as e:
+        if e.errno not in _NO_LINKS:
+            raise
+    # No hard links here (FAT, some network mounts), and a rename replaces: one at a time may look and rename.
+    lock = os.open(os.path.join(os.path.dirname(tmp), "lock"), os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    try:
+        with contextlib.suppress(OSError):  # without locks either: names are content, so a race is harmless
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        if os.path.lexists(path):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), path)
+        os.rename(tmp, path)
+    finally:
+        os.close(lock)
+
+
+def _clear_left_overs(tmp_folder: str, now_ns: int) -> None:
+    """Remove what killed writers left. ``now_ns``: by the file system's own clock."""
+    for entry in os.scandir(tmp_folder):
+        with contextlib.suppress(OSError):
+            if entry.name != "lock" and now_ns - entry.stat(follow_symlinks=False).st_mtime_ns > _LEFT_OVER_NS:
+                os.unlink(entry.path)
+
+
 def _objects_in(path: str, folder: str) -> Iterator[ObjectInfo]:
-    with os.scandir(path) as entries:
+    try:
+        entries = os.scandir(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    with entries:
         for entry in entries:
             if len(entry.name) == 64 and _HEX.issuperset(entry.name) and entry.is_file(follow_symlinks=False):
                 try:
@@ -186,26 +278,45 @@ def _objects_in(path: str, folder: str) -> Iterator[ObjectInfo]:
                 yield ObjectInfo(f"{folder}/{entry.name}", st.st_size, st.st_mtime_ns)
 
 
+def _read(fd: int, start: int, length: int) -> bytes:
+    """The bytes, fewer where the file ends or the disk gives no more."""
+    data = os.pread(fd, length, start)
+    if len(data) == length:
+        return data
+    parts, got = [data], len(data)
+    while got < length and (more := os.pread(fd, length - got, start + got)):
+        parts.append(more)
+        got += len(more)
+    return b"".join(parts)
+
+
 def _write_all(fd: int, parts: Sequence[Buffer]) -> None:
-    views = [memoryview(p).cast("B") for p in parts if len(p)]
-    while views:
-        written = os.writev(fd, views[:_MOST_PARTS])
-        while views and written >= len(views[0]):
-            written -= len(views.pop(0))
+    views = [view for part in parts if (view := memoryview(part).cast("B"))]
+    first = 0
+    while first < len(views):
+        written = os.writev(fd, views[first : first + _MOST_PARTS])
+        while first < len(views) and written >= len(views[first]):
+            written -= len(views[first])
+            first += 1
         if written:
-            views[0] = views[0][written:]
+            views[first] = views[first][written:]
 
 
 def _make_folders(path: str) -> None:
-    """mkdir -p, each new level flushed into its parent before the next one is made."""
-    if os.path.isdir(path):
-        return
+    """mkdir -p, each new level flushed into its parent before the next one is made.
+
+    The deepest level that is there may be one that an earlier run made and could not flush any more: that is done now.
+    """
     parent = os.path.dirname(path)
-    if parent != path:
-        _make_folders(parent)
-    with contextlib.suppress(FileExistsError):
-        os.mkdir(path, 0o700)
-    _sync_folder(parent)
+    if not os.path.isdir(path):
+        if parent != path:
+            _make_folders(parent)
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(path, 0o700)
+        _sync_folder(parent)
+    else:
+        with contextlib.suppress(PermissionError):  # a parent that may not be read was not made by us
+            _sync_folder(parent)
 
 
 def _sync_folder(path: str) -> None:
@@ -220,20 +331,20 @@ def _sync_folder(path: str) -> None:
 
 
 @contextlib.contextmanager
-def _named_errors(thing: str) -> Iterator[None]:
-    """Turn the system's errors into the contract's."""
+def _named_errors(thing: str, *, missing: type[StorageError]) -> Iterator[None]:
+    """Turn the system's errors into the contract's. ``missing``: what a path that is not there means here."""
     try:
         yield
-    except FileExistsError:
-        raise ObjectExists(f"{thing} is there already.") from None
-    except (FileNotFoundError, NotADirectoryError):
-        raise ObjectMissing(f"{thing} is not there.") from None
     except OSError as e:
         text = f"{thing}: {os.strerror(e.errno) if e.errno else e}."
+        if e.errno in (errno.ENOENT, errno.ENOTDIR) and missing is ObjectMissing:
+            raise ObjectMissing(f"{thing} is not there.") from None
+        if e.errno == errno.ENOENT:
+            raise missing(text, "Is its disk mounted?") from None
         if e.errno in _FULL:
             raise StorageFull(text, "Free some space there, or forget and prune old snapshots.") from None
         if e.errno in _DENIED:
             raise StorageDenied(text, "Check the folder's permissions and that it is not mounted read-only.") from None
-        if e.errno in (errno.EIO, errno.ESTALE, errno.ENODEV, errno.ESHUTDOWN, 117):  # 117 EUCLEAN: needs fsck
+        if e.errno in _PASSING:
             raise StorageUnavailable(text, "Check the disk, then try again.") from None
         raise StorageError(text) from None

@@ -1,0 +1,158 @@
+"""Copies snapshots into another repository: no source file is read, nothing is compressed again.
+
+Chunk ids are keyed by each repository, so every chunk is hashed anew and the pages are written with the new ids. Blocks go over
+as they are packed when all of their chunks are wanted and new; otherwise their chunks are added one by one. What is already
+there is not copied, so a copy that was cut off goes on where it was. A snapshot that was copied before (``original``) is skipped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import msgspec
+from borghash import HashTable
+
+from holdfast.errors import StorageUnavailable
+from holdfast.repository.contents import ContentList, hole_length, items_of
+from holdfast.repository.format import ID_SIZE, KIND_DATA, Entry, Snapshot, Totals
+from holdfast.repository.index import PENDING, Index
+from holdfast.repository.pages import Tree, TreeWriter
+from holdfast.repository.reader import ChunkReader
+from holdfast.repository.repository import Repository, Session
+from holdfast.repository.snapshots import Stored
+from holdfast.repository.writer import LARGE, SMALL, TREE
+
+
+@dataclass
+class Copied:
+    """One snapshot: its id here, its id there, and whether it was there already."""
+
+    source: Stored
+    id: str
+    skipped: bool
+
+
+def copy_snapshots(
+    source: Repository, target: Repository, chosen: Iterable[Stored], tick: Callable[[str], None] = lambda text: None
+) -> list[Copied]:
+    """Copy the chosen snapshots, oldest first; each is committed on its own."""
+    there = {s.snapshot.original or s.id: s.id for s in target.snapshots()}
+    result = []
+    with source.reading("copy") as reader, target.writing("copy") as session:
+        copier = _Copier(source, target, reader, session)
+        for stored in chosen:
+            origin = stored.snapshot.original or stored.id
+            if origin in there:
+                result.append(Copied(stored, there[origin], skipped=True))
+                continue
+            tick(f"copying {stored.short}")
+            result.append(Copied(stored, copier.copy(stored, origin), skipped=False))
+    return result
+
+
+class _Copier:
+    def __init__(self, source: Repository, target: Repository, reader: ChunkReader, session: Session) -> None:
+        self._source, self._target, self._reader, self._session = source, target, reader, session
+        self._ids = _IdMap()
+        self._used: set[int] = set()
+
+    def copy(self, stored: Stored, origin: str) -> str:
+        """One snapshot with everything it needs; its id in the target."""
+        session, snapshot = self._session, stored.snapshot
+        before = session.writer.bytes_stored
+        users: dict[int, str] = {}
+        groups: dict[int, str] = {}
+        tree = TreeWriter(
+            self._store_page, self._target.secrets.cut_seed, lambda u: users.get(u, ""), lambda g: groups.get(g, "")
+        )
+        for leaf in Tree(self._reader.read, snapshot.root).leaves():
+            users.update(leaf.users)
+            groups.update(leaf.groups)
+            self._copy_chunks(e for _, entries in leaf.runs for e in entries)
+            for directory, entries in leaf.runs:
+                tree.add(directory, [self._translated(e) for e in entries])
+        root = tree.finish()
+        session.writer.flush()
+        self._used |= session.writer.packs
+        self._used.discard(PENDING)
+        if session.missing(self._used):
+            raise StorageUnavailable(f"Packs vanish from {self._target.storage.place}.", "Run the copy again.")
+        totals = msgspec.structs.replace(snapshot.totals, bytes_stored=session.writer.bytes_stored - before)
+        return session.commit(_copied(snapshot, root, origin, totals))
+
+    def _store_page(self, page: bytes) -> bytes:
+        return self._note(self._session.writer.add(TREE, page))
+
+    def _note(self, chunk_id: bytes) -> bytes:
+        pack = self._session.index.pack_of(chunk_id)
+        if pack is not None:
+            self._used.add(pack)
+        return chunk_id
+
+    def _translated(self, entry: Entry) -> Entry:
+        if not entry.content:
+            return entry
+        items = ContentList(lambda piece: self._note(self._session.writer.add(TREE, piece)))
+        for item in items_of(entry, self._reader.read):
+            items.add(item if hole_length(item) is not None else self._ids[item])
+        content, depth = items.finish()
+        return msgspec.structs.replace(entry, content=content, depth=depth)
+
+    def _copy_chunks(self, entries: Iterable[Entry]) -> None:
+        """Make sure that every chunk of these entries is in the target, and that its new id is known."""
+        wanted: dict[tuple[int, int], set[bytes]] = {}
+        for entry in entries:
+            for item in items_of(entry, self._reader.read) if entry.content else ():
+                if hole_length(item) is None and item not in self._ids:
+                    where = self._reader.locate(item)
+                    wanted.setdefault((where.pack, where.block), set()).add(item)
+        for (pack, block), ids in sorted(wanted.items()):
+            self._copy_block(pack, block, ids)
+
+    def _copy_block(self, pack: int, block: int, wanted: set[bytes]) -> None:
+        reader, writer, index = self._reader, self._session.writer, self._session.index
+        opened = reader.pack(pack)
+        codec, payload, raw = opened.read_payload(self._source.storage, block)
+        chunks = reader.chunks_in(pack, block)
+        parts = {i: reader.cut(i, where, raw) for i, where in chunks if i in wanted}
+        ids = {i: writer.chunk_id(part) for i, part in parts.items()}
+        whole = len(parts) == len(chunks) and not any(i in index for i in ids.values())
+        if whole and len(set(ids.values())) == len(ids):
+            new, lengths = [ids[i] for i, _ in chunks], [where.length for _, where in chunks]
+            writer.add_block(KIND_DATA, codec, payload, len(raw), new, lengths)
+        else:
+            for chunk_id, part in parts.items():
+                self._add(ids[chunk_id], part, index)
+        for old, new_id in ids.items():
+            self._ids[old] = self._note(new_id)
+
+    def _add(self, new_id: bytes, part: memoryview, index: Index) -> None:
+        if new_id in index:
+            return
+        writer, length = self._session.writer, len(part)
+        stream = SMALL if length <= SMALL.target // 16 else LARGE
+        writer.space(stream, length)[:length] = part
+        writer.keep(stream, new_id, length)
+
+
+class _IdMap:
+    """Old chunk id -> new one, compactly."""
+
+    def __init__(self) -> None:
+        self._table = HashTable(key_size=ID_SIZE, value_size=ID_SIZE)
+
+    def __contains__(self, chunk_id: bytes) -> bool:
+        return chunk_id in self._table
+
+    def __getitem__(self, chunk_id: bytes) -> bytes:
+        found: bytes = self._table[chunk_id]
+        return found
+
+    def __setitem__(self, chunk_id: bytes, new: bytes) -> None:
+        self._table[chunk_id] = new
+
+
+def _copied(snapshot: Snapshot, root: bytes, origin: str, totals: Totals) -> Snapshot:
+    """The snapshot as it stands in the target. Its parent is of the source, so it has none here."""
+    return msgspec.structs.replace(snapshot, root=root, original=origin, parent="", totals=totals)

@@ -1,0 +1,65 @@
+"""Which chunks snapshots need: a walk over the pages of many snapshots, each page once, one byte a chunk."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from holdfast.errors import Damaged
+from holdfast.repository.contents import hole_length, split_items
+from holdfast.repository.format import Leaf
+from holdfast.repository.index import Index
+from holdfast.repository.pages import decode_page
+from holdfast.repository.reader import ChunkReader
+
+_MOST_LEVELS = 14
+
+
+class Marks:
+    """The chunks that are needed. Damaged pages and chunks that are nowhere raise: who deletes must know everything."""
+
+    def __init__(self, index: Index, reader: ChunkReader, tick: Callable[[], None] = lambda: None) -> None:
+        self._index, self._reader, self._tick = index, reader, tick
+        self._flags = bytearray(len(index))
+        self._ordinal = index.ordinal
+
+    def __contains__(self, chunk_id: bytes) -> bool:
+        ordinal = self._ordinal(chunk_id)
+        return ordinal is not None and bool(self._flags[ordinal])
+
+    def mark_trees(self, roots: Iterable[bytes]) -> None:
+        """Mark everything below these roots, pages and lists among it."""
+        for root in roots:
+            self._page(root, _MOST_LEVELS)
+            self._tick()
+
+    def _mark(self, chunk_id: bytes) -> bool:
+        """Mark a chunk; whether it was not marked before."""
+        ordinal = self._ordinal(chunk_id)
+        if ordinal is None:
+            raise Damaged(
+                f"The chunk {chunk_id.hex()[:16]}, which a snapshot needs, is in no pack.",
+                "Run `holdfast check` to see which files it is missing from.",
+            )
+        new = not self._flags[ordinal]
+        self._flags[ordinal] = 1
+        return new
+
+    def _page(self, page: bytes, levels: int) -> None:
+        if levels == 0:
+            raise Damaged(f"The page {page.hex()[:16]} lies deeper than any tree of pages goes.")
+        if not self._mark(page):
+            return
+        content = decode_page(self._reader.read(page), page)
+        if isinstance(content, Leaf):
+            for _, entries in content.runs:
+                for entry in entries:
+                    if entry.content:
+                        self._content(entry.content, entry.depth)
+        else:
+            for child in content.children:
+                self._page(child.page, levels - 1)
+
+    def _content(self, content: bytes, depth: int) -> None:
+        for item in split_items(content):
+            if hole_length(item) is None and self._mark(item) and depth:
+                self._content(self._reader.read(item), 0)
