@@ -165,7 +165,7 @@ def main() -> None:
     """Compare shell commands."""
     parser = argparse.ArgumentParser(prog="python -m bench.measure", description="run commands in turn and compare")
     parser.add_argument("--runs", type=int, default=3)
-    parser.add_argument("--steady", action="store_true", help="fill free memory with cache before (bench.ground)")
+    parser.add_argument("--steady", action="store_true", help="settle memory and disk before each (bench.ground)")
     parser.add_argument("commands", nargs="+", metavar="COMMAND")
     options = parser.parse_args()
     jobs = {text: partial(run, Command([["sh", "-c", text]])) for text in options.commands}

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from bench.ballast import gives_memory_back
 from bench.goals import GOALS, PEER, Key
 from bench.measure import Series
 from bench.scenarios import SCENARIOS
@@ -126,6 +127,7 @@ def machine(folder: Path) -> dict[str, str]:
         "kernel": f"{platform.system()} {platform.release()}",
         "filesystem": _filesystem(folder),
         "Python": platform.python_version(),
+        "memory given back to a host": "yes (so ballast was held)" if gives_memory_back() else "no",
         "load before": f"{os.getloadavg()[0]:.1f}",
     }
 

@@ -37,7 +37,7 @@ class Session:
             return self._restore(source, contents=contents)
         if step.action == "backup":
             self.backups += 1
-        self.ground.settle(source)
+        self.ground.settle(source, self.place.repository)
         usage = measure.run(self.program.command(self.place, self._steps(step, source)))
         before, self.stored = self.stored, stored_bytes(self.place.repository)
         return dataclasses.replace(usage, stored=self.stored, added=self.stored - before)
@@ -57,7 +57,7 @@ class Session:
         target.mkdir()
         try:
             steps = self.program.restore(self.place, source, self.backups, target)
-            self.ground.settle(source, creates_files=source.is_dir())
+            self.ground.settle(source, self.place.repository, creates_files=source.is_dir())
             usage = measure.run(self.program.command(self.place, steps, target))
             if wrong := differences(source, restored_root(target, source), contents=contents):
                 raise Failed(f"restored something else: {'; '.join(wrong)}")

@@ -61,7 +61,7 @@ def forget(out: Output, snapshots: tuple[str, ...], then_prune: bool, dry_run: b
     out.event("summary", removed=[s.id for s in gone], dry_run=dry_run)
     out.line(f"{len(gone)} snapshots {'would be' if dry_run else 'were'} removed.")
     if then_prune and not dry_run:
-        return run_prune(out, repo, room.Request())
+        return run_prune(out, repo, room.Request(now=room.is_alone(repo)))
     return 0
 
 
@@ -120,7 +120,7 @@ def prune(out: Output, now: bool, max_unused: str, wait_hours: float, dry_run: b
     """Free the space that no snapshot needs.
 
     Backups go on meanwhile: what is not needed is condemned now and deleted by a later prune, when no backup that might
-    still count on it is running. When nobody else is at work, everything is deleted at once.
+    still count on it is running. With --now both is done at once, if nobody else is at work.
     """
     request = room.Request(
         now=now, max_unused=parse_percent(max_unused), deadline_s=int(wait_hours * 3600), dry_run=dry_run
@@ -141,7 +141,9 @@ def run_prune(out: Output, repo: Repository, request: room.Request) -> int:
     )
     out.line(f"Deleted:  {report.deleted_packs} packs ({size_text(report.deleted_bytes)})")
     if report.waiting_packs:
-        out.line(f"Waiting:  {report.waiting_packs} packs, for a later prune")
+        out.line(
+            f"Waiting:  {report.waiting_packs} packs, for a later prune (or `prune --now` when nobody else is at work)"
+        )
     return 0
 
 

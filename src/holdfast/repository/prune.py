@@ -119,6 +119,11 @@ def _refuse_company(repo: Repository, hold: Hold) -> None:
             )
 
 
+def is_alone(repo: Repository) -> bool:
+    """Whether nobody else holds a lease just now."""
+    return not repo.leases.survey().live
+
+
 def _mark_new(repo: Repository, state: _State) -> None:
     """Mark what snapshots need that were not marked yet."""
     new = [s for s in repo.snapshots() if s.id not in state.seen]

@@ -148,7 +148,7 @@ class LocalStorage:
 
     @contextlib.contextmanager
     def _present(self, name: str) -> Iterator[None]:
-        """Let an object be missing only where there is a repository to miss it. ``config`` says whether there is one."""
+        """Only where the folder is there can an object be missing; ``config`` is how one asks whether there is one."""
         try:
             yield
         except FileNotFoundError:
@@ -212,7 +212,7 @@ class LocalStorage:
         return True
 
     def _write_named(self, path: str, parts: Sequence[Buffer]) -> None:
-        """The way for file systems without O_TMPFILE. A kill leaves a file in ``tmp/`` that nobody takes for an object."""
+        """The way without O_TMPFILE. A kill leaves a file in ``tmp/`` that nobody takes for an object."""
         tmp_folder = os.path.join(self._root, "tmp")
         with contextlib.suppress(FileExistsError):
             os.mkdir(tmp_folder, 0o700)
