@@ -4,10 +4,10 @@
 
 runs shell commands in turn (A B A B ...) and prints their medians and their ratios to the first.
 
-Promise: wall time is from the start of the process to its end, as a user waits for it. CPU seconds are
-those of the process and of every child it waited for. The peak is the largest resident set of any one
-process of the tree, so for a program of many processes it is not their sum. Between two runs the disk is
-synced, outside the measure.
+Promise: wall time is from the start of the process to its end, as a user waits for it. CPU seconds are those of
+the process and of every child it waited for; what the rest of the machine used meanwhile (the kernel's own
+writing included) is noted beside it. The peak is the largest resident set of any one process of the tree, so for
+a program of many processes it is not their sum. Between two runs the disk is synced, outside the measure.
 """
 
 from __future__ import annotations
@@ -62,6 +62,7 @@ class Usage:
     wall: float
     cpu: float
     peak: int
+    others: float = 0.0
     stored: int = 0
     added: int = 0
 
@@ -88,6 +89,16 @@ class Series:
         return statistics.median(run.cpu for run in self.runs)
 
     @property
+    def others(self) -> float:
+        """CPU seconds the rest of the machine used in the worst of the runs."""
+        return max(run.others for run in self.runs)
+
+    @property
+    def disturbed(self) -> bool:
+        """Whether, in any run, others had more than a quarter of a core: then the figures mean little."""
+        return any(run.others > max(0.25 * run.wall, 0.1) for run in self.runs)
+
+    @property
     def peak(self) -> int:
         """Bytes of the largest process."""
         return max(run.peak for run in self.runs)
@@ -107,6 +118,7 @@ def run(command: Command) -> Usage:
     """Run it once, output thrown away; raises `Failed` when it says it failed or takes over an hour."""
     with tempfile.TemporaryDirectory(prefix="holdfast-bench-") as folder:
         result = Path(folder) / "result"
+        before = busy_seconds()
         with open(Path(folder) / "errors", "w+b") as errors:
             process = subprocess.Popen(
                 [sys.executable, "-I", "-S", str(SPAWN), str(result), *command.argv()],
@@ -118,6 +130,7 @@ def run(command: Command) -> Usage:
                 start_new_session=True,
             )
             _wait(process)
+            busy = busy_seconds() - before
             errors.seek(0)
             said = _last_words(errors.read())
         try:
@@ -126,7 +139,14 @@ def run(command: Command) -> Usage:
             raise Failed(said or "did not start, or ran for over an hour") from None
     if status != 0:
         raise Failed(f"exit status {status}: {said or 'nothing said'}")
-    return Usage(wall, user + system, peak)
+    return Usage(wall, user + system, peak, max(0.0, busy - user - system))
+
+
+def busy_seconds() -> float:
+    """CPU seconds all processes and the kernel have used since the machine was started."""
+    with open("/proc/stat", "rb") as file:
+        user, nice, system, _, _, interrupts, soft = (int(word) for word in file.readline().split()[1:8])
+    return (user + nice + system + interrupts + soft) / os.sysconf("SC_CLK_TCK")
 
 
 def _last_words(said: bytes) -> str:

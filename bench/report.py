@@ -18,7 +18,7 @@ from bench.goals import GOALS, PEER, Key
 from bench.measure import Series
 from bench.scenarios import SCENARIOS
 
-HEAD = ("work", "program", "seconds", "slowest", "x restic", "cpu s", "peak MB", "stored MB", "added MB")
+HEAD = ("work", "program", "seconds", "slowest", "x restic", "cpu s", "others s", "peak MB", "stored MB", "added MB")
 Row = tuple[str, ...]
 
 
@@ -48,6 +48,13 @@ class Report:
         """One line a goal."""
         return [goal.line(self.results) for goal in GOALS]
 
+    def disturbed(self) -> list[str]:
+        """A warning when others used the machine during measures."""
+        found = [" ".join(key) for key, series in self.results.items() if series.disturbed]
+        if not found:
+            return []
+        return [f"disturbed by other work on the machine ({len(found)}): {'; '.join(found)}"]
+
     def text(self) -> str:
         """For the terminal."""
         parts = [f"{name}: {value}" for name, value in {**self.machine, **self.versions}.items()]
@@ -55,7 +62,7 @@ class Report:
         for name, scenario in SCENARIOS.items():
             if rows := self.rows(name):
                 parts += ["", f"{name}: {self._title(scenario.title)}", *_aligned([HEAD, *rows])]
-        parts += ["", *self.failures, *self.goals()]
+        parts += ["", *self.failures, *self.goals(), *self.disturbed()]
         if self.scale != "full":
             parts += [f"({self.scale} scale: corpora ten times smaller; these ratios say nothing of the goals)"]
         return "\n".join(parts)
@@ -68,7 +75,7 @@ class Report:
         parts = ["# Benchmarks", "", INTRODUCTION.format(runs=self.runs), "", "## Where", ""]
         parts += [f"- {name}: {value}" for name, value in {**self.machine, **self.versions}.items()]
         parts += [f"- {name}: not measured, {reason}" for name, reason in self.skipped.items()]
-        parts += ["", "## Goals", "", *(f"- {line}" for line in self.goals())]
+        parts += ["", "## Goals", "", *(f"- {line}" for line in [*self.goals(), *self.disturbed()])]
         for name, scenario in SCENARIOS.items():
             if rows := self.rows(name):
                 parts += ["", f"## {name}: {scenario.title}", "", *_table([HEAD, *rows])]
@@ -78,11 +85,11 @@ class Report:
 
 
 INTRODUCTION = """Written by `make bench` (`python -m bench.run --write`); bench/README.md says what is
-measured, and how. Every figure is the median of {runs} runs taken in turn (peak memory: the highest), of
-whole processes, with the corpus in the page cache and a fresh repository for each run. "x restic" is the
-wall time divided by restic's. "stored" is the size of all files of the repository after the step, "added"
-what the step added. Programs named like `zstd -3 -T2` are limits: the least a plain tool could do, without
-encryption, deduplication or (but for `dd conv=fsync`) durability."""
+measured, and how. Every figure is the median of {runs} runs taken in turn (peak memory and others: the highest), of
+whole processes, with the corpus in the page cache and a fresh repository for each run. "x restic" is the wall time
+divided by restic's. "stored" is the size of all files of the repository after the step, "added" what the step added,
+"others" the CPU seconds of the rest of the machine meanwhile ("!": too many). Programs named like `zstd -3 -T2` are
+limits: the least a plain tool could do, without encryption, deduplication or (but for `dd conv=fsync`) durability."""
 
 
 def _row(step: str, program: str, series: Series, other: Series | None) -> Row:
@@ -93,6 +100,7 @@ def _row(step: str, program: str, series: Series, other: Series | None) -> Row:
         f"{series.spread[1]:.2f}",
         f"{series.wall / other.wall:.2f}" if other and other.wall else "",
         f"{series.cpu:.2f}",
+        f"{series.others:.2f}" + ("!" if series.disturbed else ""),
         f"{series.peak / 1e6:.0f}",
         f"{series.stored / 1e6:.1f}" if series.stored else "",
         f"{series.added / 1e6:.1f}" if series.added else "",
@@ -127,7 +135,7 @@ def machine(folder: Path) -> dict[str, str]:
         "kernel": f"{platform.system()} {platform.release()}",
         "filesystem": _filesystem(folder),
         "Python": platform.python_version(),
-        "memory given back to a host": "yes (so ballast was held)" if gives_memory_back() else "no",
+        "memory given back to a host": "yes" if gives_memory_back() else "no",
         "load before": f"{os.getloadavg()[0]:.1f}",
     }
 

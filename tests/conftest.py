@@ -1,4 +1,6 @@
-"""For every test: ``needs_root`` is kept, and ``need`` is at hand (see tests/support/components.py for the rule)."""
+"""For every test: ``needs_root`` is kept, ``need`` is at hand (tests/support/components.py has the rule), and nothing
+of whoever runs the tests is met: no settings, no default repository, no password, no cache.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,9 @@ def need() -> Callable[[str], str]:
 
 
 @pytest.fixture(autouse=True)
-def no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No test meets the settings, the default repository or the password of whoever runs it."""
+def a_home_of_its_own(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
     for name in [n for n in os.environ if n.startswith("HOLDFAST_")]:
         monkeypatch.delenv(name)
+    home = tmp_path_factory.getbasetemp() / "home" / os.urandom(8).hex()  # made by whoever uses it
+    for variable, folder in {"DATA": ".local/share", "CONFIG": ".config", "CACHE": ".cache"}.items():
+        monkeypatch.setenv(f"XDG_{variable}_HOME", str(home / folder))

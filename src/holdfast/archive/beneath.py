@@ -28,19 +28,33 @@ def open_beneath(folder: int, path: bytes, flags: int, mode: int = 0) -> int:
     """
     if not path:
         path = b"."
-    if len(path) <= _LONGEST:
-        how = _HOW.pack(flags | os.O_CLOEXEC, mode, _RESOLVE)
-        while True:
-            fd = _syscall(_SYS_OPENAT2, folder, path, how, len(how))
-            if fd >= 0:
-                return int(fd)
-            code = ctypes.get_errno()
-            if code == errno.EAGAIN:  # something was renamed meanwhile; the kernel asks to try again
-                continue
-            if code not in _BLOCKED:
-                raise OSError(code, os.strerror(code), path)
-            break
-    return _walk(folder, path, flags, mode)
+    if b"\0" in path:
+        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL), path)
+    if len(path) > _LONGEST:
+        return _open_in_steps(folder, path, flags, mode)
+    how = _HOW.pack(flags | os.O_CLOEXEC, mode, _RESOLVE)
+    while True:
+        fd = _syscall(_SYS_OPENAT2, folder, path, how, len(how))
+        if fd >= 0:
+            return int(fd)
+        code = ctypes.get_errno()
+        if code == errno.EAGAIN:  # something was renamed meanwhile; the kernel asks to try again
+            continue
+        if code in _BLOCKED:
+            return _walk(folder, path, flags, mode)
+        raise OSError(code, os.strerror(code), path)
+
+
+def _open_in_steps(folder: int, path: bytes, flags: int, mode: int) -> int:
+    """A path longer than the kernel takes, a piece at a time. No component is longer than a name may be, or ENAMETOOLONG."""
+    cut = path.rfind(b"/", 0, _LONGEST)
+    if cut <= 0:
+        raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG), path)
+    inner = open_beneath(folder, path[:cut], os.O_PATH | os.O_DIRECTORY)
+    try:
+        return open_beneath(inner, path[cut:].lstrip(b"/"), flags, mode)
+    finally:
+        os.close(inner)
 
 
 def _walk(folder: int, path: bytes, flags: int, mode: int) -> int:

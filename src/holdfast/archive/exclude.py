@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from holdfast.errors import UsageError
 
 CACHE_TAG = b"CACHEDIR.TAG"
+_NEWLINE = "\0"  # stands for it in matching, where "." and "$" would treat it specially; no name holds a NUL
 _CACHE_SIGNATURE = b"Signature: 8a477f597d28d172789f06886806bc55"
 
 
@@ -37,12 +38,12 @@ def matcher(patterns: Sequence[str]) -> Matcher | None:
     from pathspec import GitIgnoreSpec  # slow to import, rarely needed
 
     try:
-        spec = GitIgnoreSpec.from_lines(lines)
+        spec = GitIgnoreSpec.from_lines(line.replace("\n", _NEWLINE) for line in lines)
     except ValueError as e:
         raise UsageError(f"An exclude pattern cannot be understood: {e}.") from None
 
     def excluded(path: bytes, is_folder: bool) -> bool:
-        text = os.fsdecode(path)
+        text = os.fsdecode(path).replace("\n", _NEWLINE)
         return bool(spec.match_file(text + "/" if is_folder else text))
 
     return excluded

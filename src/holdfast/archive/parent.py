@@ -1,28 +1,34 @@
 """The snapshot a backup compares with, so that unchanged files are not read.
 
-A full key reads it from the repository. A write-only key cannot: it keeps the pages of its own last snapshot in a file
-of this machine (mode 0600), which names nothing that is not on this machine anyway.
+A full key reads it from the repository. A write-only key cannot: it keeps the pages of its own last snapshot, and the
+lists of its large files' chunks, in a file of this machine (mode 0600), which names nothing that is not on this machine
+anyway. Each part of that file carries its keyed id, so what is damaged, or was not written by a holder of the key,
+is not believed: those files are read again. The file is a convenience: a backup never fails because of it.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Protocol
+from typing import BinaryIO, Protocol
 
 import msgspec
 
-from holdfast.errors import HoldfastError
+from holdfast.errors import Damaged, HoldfastError, KeyCannotRead
 from holdfast.repository.contents import items_of
-from holdfast.repository.format import Entry, Leaf, Snapshot, Totals
+from holdfast.repository.format import ID_SIZE, Entry, Leaf, Snapshot, Totals
 from holdfast.repository.pages import Run, Tree, decode_page
 from holdfast.repository.repository import Session
 from holdfast.repository.snapshots import choose, series
 
-_MAGIC = b"HFlast\x00\x01"
+_MAGIC = b"HFlast\x00\x02"
 _LONGEST = 64 << 20
+_HEAD, _PAGE, _LIST = b"H", b"P", b"L"
+
+Hasher = Callable[[bytes], bytes]
 
 
 class Wanted(Protocol):
@@ -46,18 +52,23 @@ class Parent:
     totals = Totals()
 
     def runs(self) -> Iterator[Run]:
+        """Its entries in order; they end early where they cannot be had: the rest counts as new."""
         return iter(())
 
     def items(self, entry: Entry) -> Iterator[bytes]:
-        """Every item of an entry's content."""
-        return items_of(entry, self._read)
+        """Every item of an entry's content; HoldfastError when they cannot be had."""
+        return items_of(entry, self.piece)
 
-    def _read(self, chunk_id: bytes) -> bytes:
-        raise HoldfastError(f"The list {chunk_id.hex()[:16]} cannot be read.")
+    def piece(self, chunk_id: bytes) -> bytes:
+        """A piece of a long content list."""
+        raise Damaged(f"The list {chunk_id.hex()[:16]} cannot be read.")
+
+    def close(self) -> None:
+        """Give back what was held."""
 
 
 class _StoredParent(Parent):
-    """A snapshot of the repository. Pages that turn out damaged end it: the rest counts as new."""
+    """A snapshot of the repository."""
 
     def __init__(self, session: Session, snapshot_id: str, snapshot: Snapshot) -> None:
         self.id, self.time_ns, self.totals = snapshot_id, snapshot.time_ns, snapshot.totals
@@ -67,43 +78,78 @@ class _StoredParent(Parent):
         with contextlib.suppress(HoldfastError):
             yield from self._tree.runs()
 
-    def _read(self, chunk_id: bytes) -> bytes:
+    def piece(self, chunk_id: bytes) -> bytes:
         return self._tree.bytes_of(chunk_id)
 
 
 class _RememberedParent(Parent):
-    """The last snapshot as this machine remembers it."""
+    """The last snapshot as this machine remembers it; OSError or HoldfastError when it does not."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        with path.open("rb") as f:
-            snapshot = msgspec.msgpack.decode(_frame(f.read), type=Snapshot) if f.read(8) == _MAGIC else None
-            self._start = f.tell()
-        if snapshot:
-            self.time_ns, self.totals = snapshot.time_ns, snapshot.totals
-        self._usable = snapshot is not None
+    def __init__(self, path: Path, chunk_id: Hasher) -> None:
+        self._chunk_id = chunk_id
+        self._lists: dict[bytes, int] = {}  # where each piece of a list stands in the file
+        self._file = path.open("rb")
+        try:
+            magic, head = self._file.read(len(_MAGIC)), self._frame()
+            if magic != _MAGIC or head is None or head[0] != _HEAD:
+                raise Damaged(f"{path} is not what this machine remembers.")
+            snapshot = msgspec.msgpack.decode(head[2], type=Snapshot)
+        except BaseException:
+            self._file.close()
+            raise
+        self.time_ns, self.totals = snapshot.time_ns, snapshot.totals
+        self._start = self._file.tell()
 
     def runs(self) -> Iterator[Run]:
-        if not self._usable:
-            return
-        with self._path.open("rb") as f, contextlib.suppress(HoldfastError):
-            f.seek(self._start)
-            while data := _frame(f.read):
-                page = decode_page(data, b"")
-                if isinstance(page, Leaf):
+        at = self._start
+        with contextlib.suppress(HoldfastError, OSError):
+            while True:
+                self._file.seek(at)
+                frame = self._frame()
+                if frame is None:
+                    return
+                here, at = at, self._file.tell()
+                if frame[0] == _LIST:
+                    self._lists[frame[1]] = here
+                elif isinstance(page := decode_page(frame[2], frame[1]), Leaf):
                     yield from page.runs
 
-    def items(self, entry: Entry) -> Iterator[bytes]:
-        if entry.depth:  # the pieces of a long list are in the repository, sealed; that they are there is enough
-            return iter(())
-        return items_of(entry, self._read)
+    def piece(self, chunk_id: bytes) -> bytes:
+        at = self._lists.get(chunk_id)
+        if at is None:
+            return super().piece(chunk_id)
+        self._file.seek(at)
+        frame = self._frame()
+        return frame[2] if frame else super().piece(chunk_id)
+
+    def close(self) -> None:
+        self._file.close()
+
+    def _frame(self) -> tuple[bytes, bytes, bytes] | None:
+        """The next part: its kind, id and content; None at the end, and where it is not what was written."""
+        head = self._file.read(1 + ID_SIZE + 4)
+        kind, chunk_id, size = head[:1], head[1 : 1 + ID_SIZE], int.from_bytes(head[1 + ID_SIZE :], "big")
+        if len(head) < 1 + ID_SIZE + 4 or size > _LONGEST:
+            return None
+        data = self._file.read(size)
+        return (kind, chunk_id, data) if self._chunk_id(kind + data) == chunk_id or self._is(chunk_id, data) else None
+
+    def _is(self, chunk_id: bytes, data: bytes) -> bool:
+        return self._chunk_id(data) == chunk_id
 
 
 def find_parent(session: Session, request: Wanted, base: bytes) -> Parent:
     """The snapshot named, else the newest of the same host and paths, else none."""
-    if request.remembered:
-        return _remembered(Path(request.remembered))
     repo = session.repository
+    if request.parent and not repo.secrets.can_read:
+        raise KeyCannotRead(
+            "A write-only key cannot compare with a snapshot of your choice.", "Leave --parent out, or use a full key."
+        )
+    if request.remembered:
+        try:
+            return _RememberedParent(Path(request.remembered), session.writer.chunk_id)
+        except (OSError, HoldfastError, msgspec.MsgspecError):
+            return Parent()
     if not repo.secrets.can_read:
         return Parent()
     snapshots = repo.snapshots(damaged=[])
@@ -115,45 +161,3 @@ def find_parent(session: Session, request: Wanted, base: bytes) -> Parent:
             return Parent()
         chosen = fitting[-1]
     return _StoredParent(session, chosen.id, chosen.snapshot)
-
-
-def _remembered(path: Path) -> Parent:
-    try:
-        return _RememberedParent(path)
-    except (OSError, EOFError, msgspec.MsgspecError):
-        return Parent()
-
-
-def _frame(read: object) -> bytes:
-    """The next length-prefixed frame; b"" at the end."""
-    head = read(4)  # type: ignore[operator]
-    size = int.from_bytes(head, "big")
-    if len(head) < 4 or size > _LONGEST:
-        return b""
-    data: bytes = read(size)  # type: ignore[operator]
-    return data if len(data) == size else b""
-
-
-class Remembered:
-    """Writes what the next run of a write-only key compares with; it replaces the old file only once complete."""
-
-    def __init__(self, path: str) -> None:
-        self._path = Path(path)
-        self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._pages = self._path.with_name(self._path.name + f".{os.getpid()}.pages")
-        self._file = open(os.open(self._pages, os.O_CREAT | os.O_TRUNC | os.O_RDWR, 0o600), "w+b")
-        self._pages.unlink()
-
-    def add(self, page: bytes) -> None:
-        self._file.write(len(page).to_bytes(4, "big") + page)
-
-    def commit(self, snapshot: Snapshot) -> None:
-        head = msgspec.msgpack.encode(snapshot)
-        tmp = self._path.with_name(self._path.name + f".{os.getpid()}.new")
-        self._file.seek(0)
-        with open(os.open(tmp, os.O_CREAT | os.O_TRUNC | os.O_WRONLY, 0o600), "wb") as out:
-            out.write(_MAGIC + len(head).to_bytes(4, "big") + head)
-            while data := self._file.read(1 << 20):
-                out.write(data)
-        tmp.replace(self._path)
-        self._file.close()

@@ -6,9 +6,10 @@ for a link. One folder is open at a time; the walk's memory is the folders still
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 
 from holdfast.archive.beneath import open_beneath
@@ -16,6 +17,8 @@ from holdfast.archive.exclude import Excludes, is_cache_folder, matcher
 from holdfast.repository.pages import join
 
 Report = Callable[[bytes, OSError], None]
+Identity = tuple[int, int]  # device and inode
+TURNED = "it turned into something else while it was looked at"
 _OPEN = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_NONBLOCK
 
 
@@ -31,21 +34,47 @@ class Folder:
 
 
 def common_base(paths: list[bytes]) -> tuple[bytes, list[bytes]]:
-    """The deepest folder common to absolute paths, and the paths relative to it (b"" for the base itself)."""
+    """The deepest folder common to absolute paths, and the paths relative to it (b"" for the base itself).
+
+    A path that is a symbolic link is backed up as the link it is; links on the way to a path are followed.
+    """
+    paths = [os.path.normpath(b"/" + p.lstrip(b"/")) for p in paths]
+    base, relative = _common(paths)
+    if any(_leads_through_link(base, r) for r in relative):  # the walk would stop there
+        return _common([os.path.join(os.path.realpath(os.path.dirname(p)), os.path.basename(p)) for p in paths])
+    return base, relative
+
+
+def _common(paths: list[bytes]) -> tuple[bytes, list[bytes]]:
     folders = [p if os.path.isdir(p) and not os.path.islink(p) else os.path.dirname(p) for p in paths]
     base = os.path.commonpath(folders)
     relative = {b"" if p == base else os.path.relpath(p, base) for p in paths}
     return base, [b""] if b"" in relative else sorted(relative)
 
 
-class Scanner:
-    """Walks ``targets`` (relative paths) below the open folder ``base_fd``; trouble goes to ``report``."""
+def _leads_through_link(base: bytes, relative: bytes) -> bool:
+    parts = relative.split(b"/")
+    return any(os.path.islink(os.path.join(base, *parts[:i])) for i in range(1, len(parts)))
 
-    def __init__(self, base_fd: int, targets: list[bytes], excludes: Excludes, report: Report) -> None:
-        self._base_fd, self._report = base_fd, report
+
+class Scanner:
+    """Walks ``targets`` (relative paths) below the open folder ``base_fd``; trouble goes to ``report``.
+
+    The content of folders in ``skipped`` is left out, unless one of them is a target.
+    """
+
+    def __init__(
+        self,
+        base_fd: int,
+        targets: list[bytes],
+        excludes: Excludes,
+        report: Report,
+        skipped: Collection[Identity] = frozenset(),
+    ) -> None:
+        self._base_fd, self._report, self._excludes, self._skipped = base_fd, report, excludes, skipped
         self._excluded = matcher(excludes.patterns)
-        self._excludes = excludes
-        self._device = os.fstat(base_fd).st_dev if excludes.one_file_system else None
+        self._targets = frozenset(targets)
+        self._devices = self._devices_of(targets) if excludes.one_file_system else None
         self._partial = _steps(targets)
 
     def folders(self) -> Iterator[Folder]:
@@ -56,25 +85,45 @@ class Scanner:
             try:
                 fd = open_beneath(self._base_fd, path, _OPEN)
             except OSError as e:
-                self._report(path, e)
+                self._report(path, OSError(0, TURNED) if e.errno in (errno.ELOOP, errno.ENOTDIR) else e)
                 continue
             try:
                 entries = self._entries(path, fd)
                 yield Folder(path, fd, entries)
             finally:
                 os.close(fd)
-            below = [name for name, st in entries if stat.S_ISDIR(st.st_mode) and self._descend(st)]
-            stack.extend(join(path, name) for name in reversed(below))
+            below = [
+                inner
+                for name, st in entries
+                if stat.S_ISDIR(st.st_mode) and self._descend(inner := join(path, name), st)
+            ]
+            stack.extend(reversed(below))
 
-    def _descend(self, st: os.stat_result) -> bool:
-        return self._device is None or st.st_dev == self._device
+    def _descend(self, path: bytes, st: os.stat_result) -> bool:
+        if path in self._targets or path in self._partial:
+            return True
+        if (st.st_dev, st.st_ino) in self._skipped:
+            return False
+        return self._devices is None or st.st_dev in self._devices
+
+    def _devices_of(self, targets: list[bytes]) -> set[int]:
+        """The file systems that the targets lie on."""
+        found = set()
+        for target in targets:
+            try:
+                fd = open_beneath(self._base_fd, target, os.O_PATH | os.O_NOFOLLOW)
+            except OSError:
+                continue  # said when it is listed
+            found.add(os.fstat(fd).st_dev)
+            os.close(fd)
+        return found
 
     def _entries(self, path: bytes, fd: int) -> list[tuple[bytes, os.stat_result]]:
-        if self._excludes.caches and path and is_cache_folder(fd):
-            return self._named(path, fd, [b"CACHEDIR.TAG"])
         wanted = self._partial.get(path) if self._partial else None
         if wanted is not None:
             return self._named(path, fd, sorted(wanted))
+        if self._excludes.caches and path and is_cache_folder(fd):
+            return self._named(path, fd, [b"CACHEDIR.TAG"])
         found: list[tuple[bytes, os.stat_result]] = []
         fsencode = os.fsencode
         try:

@@ -16,7 +16,7 @@ VERSION: Final = 1
 # -- sizes ---------------------------------------------------------------------------------------------------------
 CHUNK_MAX: Final = 4 << 20
 SMALL_MAX: Final = 1 << 20  # content up to this size is one chunk
-BLOCK_MAX: Final = CHUNK_MAX + SMALL_MAX  # raw bytes; readers refuse larger ones: no decompression bombs
+BLOCK_MAX: Final = 7 << 20  # raw bytes; readers refuse larger ones: no decompression bombs
 PACK_TARGET: Final = 32 << 20
 PACK_MAX: Final = 64 << 20
 ID_SIZE: Final = 24  # BLAKE3 cut to 192 bits: 2^96 work for a collision, and only with the key

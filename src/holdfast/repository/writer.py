@@ -46,8 +46,8 @@ def worker_count() -> int:
 
 
 class Stream(NamedTuple):
-    """A kind of chunks that share blocks: the kind of their packs, the raw size at which a block is closed, the
-    levels of zstd above the asked one, and zstd's window (0: the level's own).
+    """A kind of chunks that share blocks: the kind of their packs, the raw size at which a block is closed, the levels
+    of zstd above the asked one, and the size (a power of 2) of zstd's window (0: the level's own).
     """
 
     kind: int
@@ -56,7 +56,7 @@ class Stream(NamedTuple):
     window_log: int
 
 
-SMALL = Stream(KIND_DATA, 4 << 20, 2, 22)  # whole small files: many to a block, where likeness pays
+SMALL = Stream(KIND_DATA, 6 << 20, 2, 23)  # whole small files: many to a block, where likeness pays
 LARGE = Stream(KIND_DATA, 1 << 20, 0, 0)  # pieces of large files, read at random by a mount: small blocks
 TREE = Stream(KIND_TREE, 1 << 20, 0, 0)
 
@@ -281,7 +281,6 @@ class ChunkWriter:
 def new_compressor(level: int, window_log: int) -> zstandard.ZstdCompressor:
     """A compressor whose frames say their content's size."""
     level = min(level, zstandard.MAX_COMPRESSION_LEVEL)
-    parameters = zstandard.ZstdCompressionParameters.from_level(
-        level, write_content_size=1, **({"window_log": window_log} if window_log else {})
-    )
+    window = {"window_log": window_log} if window_log else {}
+    parameters = zstandard.ZstdCompressionParameters.from_level(level, write_content_size=1, **window)
     return zstandard.ZstdCompressor(compression_params=parameters)

@@ -41,6 +41,8 @@ _PASSING = {
 _NO_TMPFILE = {errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT}
 _NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
 _HEX = frozenset("0123456789abcdef")
+_DIRECT_LEAST = 1 << 20
+_PAGE = 4096
 _MOST_PARTS = 512  # of one writev; the kernel takes 1024
 _LEFT_OVER_NS = 24 * 3600 * 1_000_000_000  # a file in tmp/ this old belongs to nobody
 
@@ -91,10 +93,10 @@ class LocalStorage:
             try:
                 size = self._stat(name, os.fstat(fd)).size
                 end = size if length is None else start + length
-                data = _read(fd, start, end - start) if start <= end <= size else b""
+                data = _read(fd, start, end - start) if start <= end <= size else None
             finally:
                 os.close(fd)
-        if len(data) != end - start:
+        if data is None or len(data) != end - start:
             raise StorageError(f"{name} in {self._root} ends before byte {max(start, end)}: it is truncated.")
         return data
 
@@ -292,6 +294,9 @@ def _read(fd: int, start: int, length: int) -> bytes:
 
 def _write_all(fd: int, parts: Sequence[Buffer]) -> None:
     views = [view for part in parts if (view := memoryview(part).cast("B"))]
+    if views and len(views[0]) >= _DIRECT_LEAST:
+        views[0] = views[0][_write_direct(fd, views[0]) :]
+        views = [v for v in views if v]
     first = 0
     while first < len(views):
         written = os.writev(fd, views[first : first + _MOST_PARTS])
@@ -300,6 +305,25 @@ def _write_all(fd: int, parts: Sequence[Buffer]) -> None:
             first += 1
         if written:
             views[first] = views[first][written:]
+
+
+def _write_direct(fd: int, view: memoryview) -> int:
+    """Write the whole pages of a large part past the page cache; how many bytes that were, 0 where it cannot be done.
+
+    What was just backed up is not read again soon: copying it into the cache costs more than half of the processor
+    time of storing a pack, and pushes out what the machine works with.
+    """
+    flags, done, whole = fcntl.fcntl(fd, fcntl.F_GETFL), 0, len(view) - len(view) % _PAGE
+    try:
+        fcntl.fcntl(fd, fcntl.F_SETFL, flags | os.O_DIRECT)
+        while done < whole and done % _PAGE == 0:
+            done += os.write(fd, view[done:whole])
+    except OSError as e:
+        if e.errno != errno.EINVAL:  # no such writes here, or the part is not aligned in memory
+            raise
+    finally:
+        fcntl.fcntl(fd, fcntl.F_SETFL, flags)
+    return done
 
 
 def _make_folders(path: str) -> None:

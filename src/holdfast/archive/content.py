@@ -1,0 +1,76 @@
+"""A file's content from its beginning to its end, verified piece by piece, in memory that does not grow with the file.
+
+Nothing is given out before it was verified, and never more than the entry's size says. While one piece is written out,
+the next ones are read.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from types import TracebackType
+
+from holdfast.errors import Damaged
+from holdfast.repository.contents import hole_length, items_of
+from holdfast.repository.format import ID_SIZE, Entry
+from holdfast.repository.reader import ChunkReader
+
+AHEAD = 4  # chunks read before they are asked for; with the one in hand at most 20 MiB
+_ZEROS = bytes(1 << 20)
+
+
+class Contents:
+    """Gives files' contents one after the other. A context manager: it ends the threads that read ahead."""
+
+    def __init__(self, reader: ChunkReader) -> None:
+        self._reader = reader
+        self._pool = ThreadPoolExecutor(2, thread_name_prefix="read")
+
+    def __enter__(self) -> Contents:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, e: BaseException | None, trace: TracebackType | None) -> None:
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def of(self, entry: Entry, path: bytes) -> Iterator[bytes]:
+        """The pieces of a file in order, holes as zeros. Damaged, naming the path, before the first bad byte."""
+        left = entry.size
+        try:
+            for piece in self._pieces(entry):
+                left -= len(piece)
+                if left < 0:
+                    break
+                yield piece
+        except Damaged as e:
+            raise Damaged(f"{_shown(path)}: {e}", e.hint) from None
+        if left:
+            raise Damaged(f"{_shown(path)}: its size contradicts its content.")
+
+    def _pieces(self, entry: Entry) -> Iterator[bytes]:
+        if len(entry.content) == ID_SIZE and not entry.depth and hole_length(entry.content) is None:
+            yield self._reader.read(entry.content)  # one chunk: a thread would only cost
+            return
+        waiting: deque[Future[bytes] | int] = deque()
+        for item in items_of(entry, self._reader.read):
+            length = hole_length(item)
+            waiting.append(self._pool.submit(self._reader.read, item) if length is None else length)
+            if len(waiting) > AHEAD:
+                yield from _ready(waiting.popleft())
+        while waiting:
+            yield from _ready(waiting.popleft())
+
+
+def _ready(piece: Future[bytes] | int) -> Iterator[bytes]:
+    if isinstance(piece, Future):
+        yield piece.result()
+        return
+    while piece:
+        part = min(piece, len(_ZEROS))
+        yield _ZEROS if part == len(_ZEROS) else _ZEROS[:part]
+        piece -= part
+
+
+def _shown(path: bytes) -> str:
+    return repr(os.fsdecode(path))

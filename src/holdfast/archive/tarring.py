@@ -1,0 +1,186 @@
+"""A folder of a snapshot as a tar or zip stream.
+
+The tar is POSIX (PAX) as GNU tar and bsdtar read it: owners by number and name, times in ns, extended attributes and
+ACLs as ``SCHILY.xattr.`` records, hard links as links, holes as zeros. Names are relative to the folder. Sockets have
+no place in a tar: they are left out and told of. The zip holds names, modes, times, folders, files and symbolic links.
+
+Everything is written as it is read, so memory does not grow with files; content is verified before it is written.
+"""
+
+from __future__ import annotations
+
+import os
+import tarfile
+import zipfile
+from collections.abc import Callable, Iterator
+from types import TracebackType
+from typing import Protocol
+
+from holdfast.archive.attributes import TYPE_OF
+from holdfast.archive.content import Contents
+from holdfast.archive.listing import Listed, listing
+from holdfast.archive.placing import RefusedName, check_directory
+from holdfast.repository.format import Entry
+from holdfast.repository.pages import Tree
+from holdfast.storage.base import Buffer
+
+_TYPES = {
+    "f": tarfile.REGTYPE,
+    "d": tarfile.DIRTYPE,
+    "l": tarfile.SYMTYPE,
+    "p": tarfile.FIFOTYPE,
+    "c": tarfile.CHRTYPE,
+    "b": tarfile.BLKTYPE,
+}
+_NO_TIME_BEFORE = 315_532_800  # 1980: a zip's own clock begins there
+_UNIX = 3  # the system that a zip's attributes are of
+
+Leave = Callable[[bytes, str], None]
+
+
+class Sink(Protocol):
+    """Where the stream goes."""
+
+    def write(self, data: Buffer, /) -> int: ...
+
+
+def write_tar(sink: Sink, tree: Tree, within: bytes, contents: Contents, leave_out: Leave) -> None:
+    """Write the folder's entries as a tar; ``leave_out`` hears of a path that has no place in it, and why."""
+    written = 0
+    first: dict[tuple[int, int], bytes] = {}  # where each hard-linked file was written
+    for path, found in _entries(tree, within, leave_out):
+        entry = found.entry
+        link = b""
+        if entry.links is not None and entry.kind != "d":
+            link = first.setdefault(entry.links, path)
+        info = _tar_info(path, found, b"" if link == path else link)
+        head = info.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape")
+        sink.write(head)
+        written += len(head)
+        if info.type == tarfile.REGTYPE:
+            for piece in contents.of(entry, found.path):
+                sink.write(piece)
+            padding = -entry.size % tarfile.BLOCKSIZE
+            sink.write(bytes(padding))
+            written += entry.size + padding
+    end = 2 * tarfile.BLOCKSIZE
+    sink.write(bytes(end + -(written + end) % tarfile.RECORDSIZE))
+
+
+def _entries(tree: Tree, within: bytes, leave_out: Leave) -> Iterator[tuple[bytes, Listed]]:
+    """Entries with their paths relative to the folder. A name that would lead elsewhere when unpacked is left out."""
+    skip = len(within) + 1 if within else 0
+    for found in listing(tree, within):
+        path = found.path[skip:]
+        try:
+            check_directory(path)
+        except RefusedName as e:
+            leave_out(found.path, str(e))
+            continue
+        if found.entry.kind not in _TYPES:
+            leave_out(found.path, "it is a socket" if found.entry.kind == "s" else "it is of an unknown kind")
+            continue
+        yield path, found
+
+
+def _tar_info(path: bytes, found: Listed, link: bytes) -> tarfile.TarInfo:
+    entry = found.entry
+    info = tarfile.TarInfo(_text(path) + ("/" if entry.kind == "d" else ""))
+    info.type = tarfile.LNKTYPE if link else _TYPES[entry.kind]
+    info.linkname = _text(link or entry.target)
+    info.size = entry.size if info.type == tarfile.REGTYPE else 0
+    info.mode, info.uid, info.gid = entry.mode, entry.uid, entry.gid
+    info.uname, info.gname = found.user, found.group
+    if entry.kind in "bc":
+        info.devmajor, info.devminor = os.major(entry.device), os.minor(entry.device)
+    seconds, rest = divmod(entry.mtime_ns, 1_000_000_000)
+    info.mtime = seconds
+    records = {"mtime": _seconds(entry.mtime_ns)} if rest else {}
+    for name, value in (entry.xattrs or {}).items():
+        records["SCHILY.xattr." + _keyword(name)] = _text(value)
+    info.pax_headers = records
+    return info
+
+
+def _seconds(time_ns: int) -> str:
+    """A time as PAX has it: decimal seconds, exact."""
+    sign = "-" if time_ns < 0 else ""
+    seconds, rest = divmod(abs(time_ns), 1_000_000_000)
+    return f"{sign}{seconds}.{rest:09d}".rstrip("0")
+
+
+def _keyword(name: bytes) -> str:
+    """An attribute's name in a PAX record: ``%`` and ``=`` escaped as GNU tar does, and what is not text."""
+    text = name.decode("utf-8", "surrogateescape").replace("%", "%25").replace("=", "%3D")
+    return "".join(f"%{ord(c) - 0xDC00:02X}" if 0xDC80 <= ord(c) <= 0xDCFF else c for c in text)
+
+
+def _text(data: bytes) -> str:
+    return data.decode("utf-8", "surrogateescape")
+
+
+# -- zip ---------------------------------------------------------------------------------------------------------------
+
+
+def write_zip(sink: Sink, tree: Tree, within: bytes, contents: Contents, leave_out: Leave) -> None:
+    """Write the folder's files, folders and links as a zip, deflated. Its table of contents stands at the end and is
+    kept in memory until then (about 1 KiB an entry).
+    """
+    forward = _Forward(sink)
+    with zipfile.ZipFile(forward, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive, forward:
+        for path, found in _entries(tree, within, leave_out):
+            entry = found.entry
+            if entry.kind not in "fdl":
+                leave_out(found.path, "a zip holds only files, folders and links")
+                continue
+            info = _zip_info(path, entry)
+            with archive.open(info, "w", force_zip64=entry.size > zipfile.ZIP64_LIMIT // 2) as out, forward:
+                if entry.kind == "l":
+                    out.write(entry.target)
+                elif entry.kind == "f":
+                    for piece in contents.of(entry, found.path):
+                        out.write(piece)
+
+
+def _zip_info(path: bytes, entry: Entry) -> zipfile.ZipInfo:
+    """Times in UTC, as a zip's clock has no zone, and exactly in the field Info-ZIP adds."""
+    import datetime
+
+    seconds = entry.mtime_ns // 1_000_000_000
+    shown = datetime.datetime.fromtimestamp(min(max(seconds, _NO_TIME_BEFORE), 4_354_819_198), datetime.UTC)
+    info = zipfile.ZipInfo(_zip_name(path) + ("/" if entry.kind == "d" else ""), shown.timetuple()[:6])
+    info.create_system = _UNIX
+    info.external_attr = (TYPE_OF[entry.kind] | entry.mode) << 16 | (0x10 if entry.kind == "d" else 0)
+    info.compress_type = zipfile.ZIP_STORED if entry.kind == "d" else zipfile.ZIP_DEFLATED
+    if -(1 << 31) <= seconds < 1 << 31:
+        info.extra = b"UT\x05\x00\x01" + seconds.to_bytes(4, "little", signed=True)
+    return info
+
+
+def _zip_name(path: bytes) -> str:
+    """A zip's names are text: other bytes are written as ``\\xNN``."""
+    return path.decode("utf-8", "backslashreplace")
+
+
+class _Forward:
+    """The part of a file that ZipFile needs of one that cannot seek. As a context manager it passes nothing on after an
+    exception: ZipFile would end a broken archive as if it were whole.
+    """
+
+    def __init__(self, sink: Sink) -> None:
+        self._sink, self._broken = sink, False
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: type[BaseException] | None, e: BaseException | None, trace: TracebackType | None) -> None:
+        self._broken = self._broken or e is not None
+
+    def write(self, data: Buffer) -> int:
+        return len(data) if self._broken else self._sink.write(data)
+
+    def flush(self) -> None:
+        """Everything is handed on at once."""
+
+    def close(self) -> None:
+        """The sink is its owner's to close."""
