@@ -86,6 +86,13 @@ class MemoryStorage:
         with self._lock:
             return {name: data for name, (data, _) in self._objects.items()}
 
+    def copy(self) -> MemoryStorage:
+        """Another memory with the same objects in it."""
+        other = MemoryStorage(self._place, now_ns=self.now_ns)
+        with self._lock:
+            other._objects = dict(self._objects)
+        return other
+
     def overwrite(self, name: str, data: bytes) -> None:
         """What no storage may do: change an object under its name, to see whether anybody notices."""
         with self._lock:

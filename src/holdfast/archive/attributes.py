@@ -91,9 +91,7 @@ class TooManyXattrs(OSError):
         self.kept = kept
 
 
-def xattrs_that_fit(
-    target: int | bytes, path: Key, report: Callable[[bytes, str], None]
-) -> dict[bytes, bytes] | None:
+def xattrs_that_fit(target: int | bytes, path: Key, report: Callable[[bytes, str], None]) -> dict[bytes, bytes] | None:
     """The same for a backup: too many of them are reported, and those that fit are given."""
     try:
         return read_xattrs(target)

@@ -4,32 +4,37 @@ What is promised: the snapshot is put only after everything it needs is durable,
 was seen that all of it is still there. Files that cannot be read, or change while they are read, are named in the report
 and the snapshot is made all the same. A file counts as unchanged when size, mtime, ctime and inode are those of the
 parent snapshot and all its chunks are in storage; a file changed too shortly before the backup began to tell (the clock
-of file systems ticks slowly) is noted so that the next run reads it again.
+of file systems ticks slowly) is noted so that the next run reads it again. A backup that is interrupted makes what it has
+durable first. The repository's own folder is left out of a tree that holds it: each run would store the one before.
 """
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import stat
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
 
-from holdfast.archive.attributes import KIND_OF, Owners, path_at, read_xattrs
+from holdfast.archive.attributes import KIND_OF, Owners, explain, path_at, storable_time, xattrs_that_fit
 from holdfast.archive.exclude import Excludes
 from holdfast.archive.files import FileReader
 from holdfast.archive.parent import Parent, Remembered, find_parent
-from holdfast.archive.scan import Folder, Scanner, common_base
-from holdfast.errors import Damaged, StorageUnavailable, UsageError
+from holdfast.archive.scan import TURNED, Folder, Identity, Scanner, common_base
+from holdfast.errors import HoldfastError, InterruptedByUser, StorageUnavailable, UsageError
 from holdfast.repository.contents import hole_length, split_items
 from holdfast.repository.format import ID_SIZE, Entry, Snapshot, Totals
 from holdfast.repository.index import PENDING
 from holdfast.repository.pages import TreeWriter, join, sort_key
 from holdfast.repository.repository import Repository, Session
-from holdfast.repository.writer import TREE
+from holdfast.repository.writer import TREE, ChunkWriter
+from holdfast.storage.wrappers import DryRun
 
 TICK_NS = 20_000_000  # file systems' clocks may tick this slowly
 _TRIES = 4
+_MOST_BYTES = (1 << 63) - 1  # of a total: sparse files can claim more together than a snapshot can say
 
 
 @dataclass(frozen=True)
@@ -77,41 +82,74 @@ class Report:
 
 
 def back_up(repo: Repository, request: Request, progress: Progress | None = None) -> Report:
-    """Back the paths up into one snapshot. Storage errors end it; what was stored by then stays and is found again."""
-    if not request.paths:
-        raise UsageError("Nothing to back up was named.")
+    """Back the paths up into one snapshot. Storage errors end it; what was stored by then stays and is found again.
+
+    KeyboardInterrupt ends it as InterruptedByUser once what was read is durable; a second one ends it at once.
+    """
     progress = progress or Progress()
-    for path in request.paths:
-        if not os.path.lexists(path):
-            raise UsageError(f"{os.fsdecode(path)} does not exist.")
-    base, targets = common_base(list(request.paths))
+    base, targets = _where(request.paths)
+    if request.dry_run:
+        repo = replace(repo, storage=DryRun(repo.storage))
     started = time.monotonic()
-    with repo.writing("backup", level=request.level) as session:
-        parent = find_parent(session, request, base)
+    with (
+        repo.writing("backup", level=request.level) as session,
+        _durable_when_interrupted(session.writer),
+        contextlib.closing(find_parent(session, request, base)) as parent,
+    ):
         progress.expected_files, progress.expected_bytes = parent.totals.files, parent.totals.bytes_total
         for _ in range(_TRIES):
             progress.totals, progress.troubles = Totals(), []
-            start_ns = repo.now_ns()
-            walk = _Pass(session, request, parent, progress, start_ns)
-            root = walk.run(base, targets)
-            session.writer.flush()
-            lost = session.newly_condemned(walk.used) | session.missing(walk.used)
-            if lost and not request.dry_run:
-                session.index.drop_packs(lost)
-                continue
-            progress.totals.bytes_stored = session.writer.bytes_stored
-            progress.totals.seconds = round(time.monotonic() - started, 3)
-            snapshot = _snapshot(repo, request, base, root, parent, progress.totals, start_ns)
-            if request.dry_run:
-                return Report("", snapshot, progress.troubles)
-            snapshot_id = session.commit(snapshot)
-            lost = session.missing(walk.used)
-            if not lost:
-                walk.remember(snapshot)
-                return Report(snapshot_id, snapshot, progress.troubles)
-            repo.storage.delete(f"snapshots/{snapshot_id}")
-            session.index.drop_packs(lost)
+            with contextlib.closing(_Pass(session, request, parent, progress, repo.now_ns())) as walk:
+                if report := _attempt(walk, base, targets, started):
+                    return report
     raise StorageUnavailable(f"Packs keep vanishing from {repo.storage.place}.", "Is something deleting its objects?")
+
+
+def _where(paths: tuple[bytes, ...]) -> tuple[bytes, list[bytes]]:
+    """The common base, and the paths relative to it; UsageError when one is not there."""
+    if not paths:
+        raise UsageError("Nothing to back up was named.")
+    for path in paths:
+        if not os.path.lexists(path):
+            raise UsageError(f"{os.fsdecode(path)} does not exist.")
+    return common_base(list(paths))
+
+
+@contextlib.contextmanager
+def _durable_when_interrupted(writer: ChunkWriter) -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        with contextlib.suppress(HoldfastError):
+            writer.flush()
+        raise InterruptedByUser(
+            "The backup was interrupted.", "What was read by now is stored, and the next backup finds it."
+        ) from None
+
+
+def _attempt(walk: _Pass, base: bytes, targets: list[bytes], started: float) -> Report | None:
+    """One try at a whole backup; None when packs it relies on vanished meanwhile."""
+    session, request, progress = walk.session, walk.request, walk.progress
+    root = walk.run(base, targets)
+    lost = set() if request.dry_run else session.newly_condemned(walk.used) | session.missing(walk.used)
+    if lost:
+        session.index.drop_packs(lost)
+        return None
+    totals = progress.totals
+    totals.bytes_total = min(totals.bytes_total, _MOST_BYTES)
+    totals.bytes_stored = session.writer.bytes_stored
+    totals.seconds = round(time.monotonic() - started, 3)
+    snapshot = _snapshot(session.repository, request, base, root, walk.parent, totals, walk.start_ns)
+    if request.dry_run:
+        return Report("", snapshot, progress.troubles)
+    snapshot_id = session.commit(snapshot)
+    lost = session.missing(walk.used)
+    if lost:
+        session.repository.storage.delete(f"snapshots/{snapshot_id}")
+        session.index.drop_packs(lost)
+        return None
+    walk.remember(snapshot)
+    return Report(snapshot_id, snapshot, progress.troubles)
 
 
 def _snapshot(
@@ -136,27 +174,36 @@ class _Pass:
     """One walk over the tree: compares with the parent, stores what is new, gives the root of the pages."""
 
     def __init__(self, session: Session, request: Request, parent: Parent, progress: Progress, start_ns: int) -> None:
-        self._session, self._index, self._request = session, session.index, request
-        self._progress, self._totals, self._parent = progress, progress.totals, parent
-        self._settled_ns = start_ns - TICK_NS
+        self.session, self.request, self.parent, self.progress = session, request, parent, progress
+        self._index, self._totals = session.index, progress.totals
+        self.start_ns, self._settled_ns = start_ns, start_ns - TICK_NS
         self.used: set[int] = set()
-        owners, chunker = Owners(), session.repository.config.chunker
-        self._remembered = Remembered(request.remembered) if request.remembered else None
-        self._tree = TreeWriter(self._store_page, session.repository.secrets.cut_seed, owners.user, owners.group)
-        self._files = FileReader(session.writer, session.index, self.used, chunker, self._trouble_text, progress)
+        writer, secrets, owners = session.writer, session.repository.secrets, Owners()
+        self._remembered = Remembered(request.remembered, writer.chunk_id) if request.remembered else None
+        self._store = _store_in(session, self.used)
+        self._tree = TreeWriter(self._store_page, secrets.cut_seed, owners.user, owners.group)
+        chunker = session.repository.config.chunker
+        self._files = FileReader(
+            writer, session.index, self.used, chunker, self._store_list, self._trouble_text, progress
+        )
 
     def run(self, base: bytes, targets: list[bytes]) -> bytes:
-        base_fd = os.open(base, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        """Store everything, durably; the root's id."""
         try:
-            scanner = Scanner(base_fd, targets, self._request.excludes, self._trouble)
-            parents = _FolderMerge(self._parent.runs())
+            base_fd = os.open(base, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError as e:
+            raise UsageError(f"{os.fsdecode(base)} cannot be opened: {explain(e)}.") from None
+        try:
+            own = _identity(self.session.repository.storage.place)
+            scanner = Scanner(base_fd, targets, self.request.excludes, self._trouble, own)
+            parents = _FolderMerge(self.parent.runs())
             for folder in scanner.folders():
                 self._folder(folder, parents.entries_of(folder.path))
         finally:
             os.close(base_fd)
         root = self._tree.finish()
-        self._session.writer.flush()
-        self.used.update(self._session.writer.packs)
+        self.session.writer.flush()
+        self.used.update(self.session.writer.packs)
         self.used.discard(PENDING)
         return root
 
@@ -164,19 +211,25 @@ class _Pass:
         if self._remembered:
             self._remembered.commit(snapshot)
 
+    def close(self) -> None:
+        if self._remembered:
+            self._remembered.close()
+
     def _folder(self, folder: Folder, known: dict[bytes, Entry]) -> None:
-        totals, progress = self._totals, self._progress
-        progress.current = folder.path
+        totals = self._totals
+        self.progress.current = folder.path
         entries: list[Entry] = []
         if not folder.path:
-            st = os.fstat(folder.fd)
-            entries.append(self._plain(b"", "d", st, read_xattrs(folder.fd)))
+            xattrs = xattrs_that_fit(folder.fd, (b"", b""), self._trouble_text)
+            entries.append(self._plain(b"", "d", os.fstat(folder.fd), xattrs))
             totals.directories += 1
         for name, st in folder.entries:
             old = known.get(name)
             kind = KIND_OF.get(stat.S_IFMT(st.st_mode))
             if old is not None and self._same(old, st, kind):
                 entry: Entry | None = old
+                if old.links is not None:
+                    old.links = st.st_dev, st.st_ino  # a device's number may be another one after each start
                 self._count_old(old)
             elif kind == "f":
                 entry = self._file(folder, name, st, old)
@@ -196,10 +249,10 @@ class _Pass:
             or (kind == "f" and old.size != st.st_size)
         ):
             return False
-        if self._request.force:
+        if self.request.force:
             return False
         content = old.content
-        if len(content) == ID_SIZE:
+        if len(content) == ID_SIZE and not old.depth:
             pack = self._index.pack_of(content)
             if pack is not None:
                 self.used.add(pack)
@@ -208,23 +261,21 @@ class _Pass:
 
     def _use(self, entry: Entry) -> bool:
         """Note the packs an entry's content lies in; False when a part of it is in none."""
-        packs = []
+        parts = list(split_items(entry.content)) if entry.depth else []
         try:
-            for item in self._parent.items(entry):
+            pieces = [self.parent.piece(part) for part in parts] if self._remembered else []
+            packs = {self._index.pack_of(part) for part in parts}
+            for item in self.parent.items(entry):
                 if hole_length(item) is None:
-                    pack = self._index.pack_of(item)
-                    if pack is None:
-                        return False
-                    packs.append(pack)
-            if entry.depth:
-                for piece in split_items(entry.content):
-                    pack = self._index.pack_of(piece)
-                    if pack is None:
-                        return False
-                    packs.append(pack)
-        except Damaged:
+                    packs.add(self._index.pack_of(item))
+        except HoldfastError:
             return False
-        self.used.update(packs)
+        if None in packs:
+            return False
+        self.used.update(pack for pack in packs if pack is not None)
+        if self._remembered:
+            for piece in pieces:
+                self._remembered.add_list(piece)
         return True
 
     def _count_old(self, entry: Entry) -> None:
@@ -257,16 +308,17 @@ class _Pass:
         return entry
 
     def _other(self, folder: Folder, name: bytes, kind: str | None, st: os.stat_result) -> Entry | None:
+        path = folder.path, name
         if kind is None:
-            self._progress.troubles.append(Trouble(join(folder.path, name), "it is of an unknown kind"))
+            self._trouble_text(join(*path), "it is of an unknown kind")
             return None
         try:
-            entry = self._plain(name, kind, st, read_xattrs(path_at(folder.fd, name)))
+            entry = self._plain(name, kind, st, xattrs_that_fit(path_at(folder.fd, name), path, self._trouble_text))
             if kind == "l":
                 entry.target = os.readlink(name, dir_fd=folder.fd)
                 entry.size = len(entry.target)
         except OSError as e:
-            self._trouble(join(folder.path, name), e)
+            self._trouble(join(*path), OSError(0, TURNED) if e.errno == errno.EINVAL else e)
             return None
         if kind == "d":
             self._totals.directories += 1
@@ -282,8 +334,8 @@ class _Pass:
             stat.S_IMODE(st.st_mode),
             st.st_uid,
             st.st_gid,
-            st.st_mtime_ns,
-            ctime,
+            storable_time(st.st_mtime_ns),
+            storable_time(ctime),
             st.st_ino,
             device=st.st_rdev if kind in "bc" else 0,
             links=(st.st_dev, st.st_ino) if st.st_nlink > 1 and kind != "d" else None,
@@ -291,22 +343,46 @@ class _Pass:
         )
 
     def _trouble(self, path: bytes, error: OSError) -> None:
-        self._trouble_text(path, os.strerror(error.errno) if error.errno else str(error))
+        self._trouble_text(path, explain(error))
 
     def _trouble_text(self, path: bytes, reason: str) -> None:
         self._totals.errors += 1
-        self._progress.troubles.append(Trouble(path, reason))
+        self.progress.troubles.append(Trouble(path, reason))
 
     # -- pages -----------------------------------------------------------------------------------------------------
 
     def _store_page(self, page: bytes) -> bytes:
         if self._remembered:
-            self._remembered.add(page)
-        page_id = self._session.writer.add(TREE, page)
-        pack = self._index.pack_of(page_id)
+            self._remembered.add_page(page)
+        return self._store(page)
+
+    def _store_list(self, piece: bytes) -> bytes:
+        if self._remembered:
+            self._remembered.add_list(piece)
+        return self._store(piece)
+
+
+def _store_in(session: Session, used: set[int]) -> Callable[[bytes], bytes]:
+    """What stores a chunk of kind tree and gives its id, noting the pack when it is there already."""
+    add, pack_of = session.writer.add, session.index.pack_of
+
+    def store(data: bytes) -> bytes:
+        chunk_id = add(TREE, data)
+        pack = pack_of(chunk_id)
         if pack is not None:
-            self.used.add(pack)
-        return page_id
+            used.add(pack)
+        return chunk_id
+
+    return store
+
+
+def _identity(place: str) -> set[Identity]:
+    """The folder a storage lies in, where it lies in one."""
+    try:
+        st = os.stat(place)
+    except (OSError, ValueError):
+        return set()
+    return {(st.st_dev, st.st_ino)}
 
 
 class _FolderMerge:
@@ -339,27 +415,48 @@ def back_up_stream(
     if not name or b"/" in name or b"\0" in name or name in (b".", b".."):
         raise UsageError("The name of the file from standard input must be a plain file name.")
     progress = progress or Progress()
+    request = replace(request, paths=(b"/" + name,), remembered="")
+    if request.dry_run:
+        repo = replace(repo, storage=DryRun(repo.storage))
     started, start_ns = time.monotonic(), repo.now_ns()
-    totals, used, owners = progress.totals, set[int](), Owners()
-    with repo.writing("backup", level=request.level) as session:
-        chunker = repo.config.chunker
-        files = FileReader(session.writer, session.index, used, chunker, lambda path, reason: None, progress)
-        content, depth, size = files.read_stream(lambda view: os.readv(fd, [view]))
-        mine = os.geteuid(), os.getegid()
-        folder = Entry(b"", "d", 0o700, *mine, start_ns, 0, 0)
-        file = Entry(name, "f", 0o600, *mine, start_ns, 0, 0, size, content, depth)
-        seed = repo.secrets.cut_seed
-        tree = TreeWriter(lambda page: session.writer.add(TREE, page), seed, owners.user, owners.group)
-        tree.add(b"", [folder, file])
-        root = tree.finish()
-        session.writer.flush()
-        used.update(session.writer.packs)
-        used.discard(PENDING)
-        if session.missing(used) and not request.dry_run:
-            raise StorageUnavailable(f"Packs vanished from {repo.storage.place} meanwhile.", "Run the backup again.")
+    totals, used = progress.totals, set[int]()
+    with repo.writing("backup", level=request.level) as session, _durable_when_interrupted(session.writer):
+        parent = find_parent(session, request, b"/")
+        root, size = _store_stream(session, used, name, fd, progress, start_ns)
         totals.files = totals.files_new = totals.directories = 1
         totals.bytes_total, totals.bytes_stored = size, session.writer.bytes_stored
         totals.seconds = round(time.monotonic() - started, 3)
-        stream = Request(paths=(b"/" + name,), tags=request.tags, host=request.host, program=request.program)
-        snapshot = _snapshot(repo, stream, b"/", root, Parent(), totals, start_ns)
-        return Report("" if request.dry_run else session.commit(snapshot), snapshot, [])
+        snapshot = _snapshot(repo, request, b"/", root, parent, totals, start_ns)
+        if request.dry_run:
+            return Report("", snapshot, [])
+        snapshot_id = ""
+        if not session.newly_condemned(used) | session.missing(used):
+            snapshot_id = session.commit(snapshot)
+            if not session.missing(used):
+                return Report(snapshot_id, snapshot, [])
+            repo.storage.delete(f"snapshots/{snapshot_id}")
+    raise StorageUnavailable(f"Packs vanished from {repo.storage.place} meanwhile.", "Run the backup again.")
+
+
+def _store_stream(
+    session: Session, used: set[int], name: bytes, fd: int, progress: Progress, start_ns: int
+) -> tuple[bytes, int]:
+    """Store what ``fd`` gives, and a tree of that one file, durably: the root's id, and the number of bytes."""
+    repo, owners = session.repository, Owners()
+    store = _store_in(session, used)
+    files = FileReader(
+        session.writer, session.index, used, repo.config.chunker, store, lambda path, reason: None, progress
+    )
+    try:
+        content, depth, size = files.read_stream(lambda view: os.readv(fd, [view]))
+    except OSError as e:
+        raise HoldfastError(f"What is to be backed up cannot be read: {explain(e)}.") from None
+    mine = os.geteuid(), os.getegid()
+    tree = TreeWriter(store, repo.secrets.cut_seed, owners.user, owners.group)
+    folder = Entry(b"", "d", 0o700, *mine, start_ns, 0, 0)
+    tree.add(b"", [folder, Entry(name, "f", 0o600, *mine, start_ns, 0, 0, size, content, depth)])
+    root = tree.finish()
+    session.writer.flush()
+    used.update(session.writer.packs)
+    used.discard(PENDING)
+    return root, size

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import IO, Protocol
 
 import msgspec
 
@@ -132,10 +133,7 @@ class _RememberedParent(Parent):
         if len(head) < 1 + ID_SIZE + 4 or size > _LONGEST:
             return None
         data = self._file.read(size)
-        return (kind, chunk_id, data) if self._chunk_id(kind + data) == chunk_id or self._is(chunk_id, data) else None
-
-    def _is(self, chunk_id: bytes, data: bytes) -> bool:
-        return self._chunk_id(data) == chunk_id
+        return (kind, chunk_id, data) if self._chunk_id(data) == chunk_id else None
 
 
 def find_parent(session: Session, request: Wanted, base: bytes) -> Parent:
@@ -161,3 +159,58 @@ def find_parent(session: Session, request: Wanted, base: bytes) -> Parent:
             return Parent()
         chosen = fitting[-1]
     return _StoredParent(session, chosen.id, chosen.snapshot)
+
+
+class Remembered:
+    """Writes what the next run of a write-only key compares with; it replaces the old file only once complete.
+
+    A folder that cannot be written to means that nothing is remembered, and no more.
+    """
+
+    def __init__(self, path: str, chunk_id: Hasher) -> None:
+        self._path, self._chunk_id = Path(path), chunk_id
+        self._file: IO[bytes] | None = None
+        with contextlib.suppress(OSError):
+            self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._file = tempfile.TemporaryFile(dir=self._path.parent)  # noqa: SIM115 - ``close`` does it
+
+    def add_page(self, page: bytes) -> None:
+        self._add(_PAGE, page)
+
+    def add_list(self, piece: bytes) -> None:
+        """A piece of a long content list, before the page with its entry."""
+        self._add(_LIST, piece)
+
+    def commit(self, snapshot: Snapshot) -> None:
+        """Let the next run find this one."""
+        if self._file is None:
+            return
+        try:
+            self._file.seek(0)
+            fd, tmp = tempfile.mkstemp(prefix=self._path.name + ".", dir=self._path.parent)
+            try:
+                with open(fd, "wb") as out:
+                    out.write(_MAGIC + self._framed(_HEAD, msgspec.msgpack.encode(snapshot)))
+                    shutil.copyfileobj(self._file, out, 1 << 20)
+                os.replace(tmp, self._path)
+            except BaseException:
+                os.unlink(tmp)
+                raise
+        except OSError:
+            self.close()
+
+    def close(self) -> None:
+        if self._file is not None:
+            with contextlib.suppress(OSError):  # what was not written cannot be written now either
+                self._file.close()
+            self._file = None
+
+    def _add(self, kind: bytes, data: bytes) -> None:
+        if self._file is not None:
+            try:
+                self._file.write(self._framed(kind, data))
+            except OSError:
+                self.close()
+
+    def _framed(self, kind: bytes, data: bytes) -> bytes:
+        return kind + self._chunk_id(data) + len(data).to_bytes(4, "big") + data

@@ -20,6 +20,7 @@ from holdfast.archive.attributes import TYPE_OF
 from holdfast.archive.content import Contents
 from holdfast.archive.listing import Listed, listing
 from holdfast.archive.placing import RefusedName, check_directory
+from holdfast.errors import Damaged
 from holdfast.repository.format import Entry
 from holdfast.repository.pages import Tree
 from holdfast.storage.base import Buffer
@@ -68,15 +69,16 @@ def write_tar(sink: Sink, tree: Tree, within: bytes, contents: Contents, leave_o
 
 
 def _entries(tree: Tree, within: bytes, leave_out: Leave) -> Iterator[tuple[bytes, Listed]]:
-    """Entries with their paths relative to the folder. A name that would lead elsewhere when unpacked is left out."""
+    """Entries with their paths relative to the folder. A name that would lead elsewhere when unpacked ends it: such a
+    snapshot was forged.
+    """
     skip = len(within) + 1 if within else 0
     for found in listing(tree, within):
         path = found.path[skip:]
         try:
             check_directory(path)
         except RefusedName as e:
-            leave_out(found.path, str(e))
-            continue
+            raise Damaged(f"A folder of the snapshot cannot be trusted: {e}.") from None
         if found.entry.kind not in _TYPES:
             leave_out(found.path, "it is a socket" if found.entry.kind == "s" else "it is of an unknown kind")
             continue

@@ -1,8 +1,8 @@
 """Snapshots to look into: what a mount shows, without the mounting.
 
 ``Library`` arranges the snapshots in folders (by time, id, host, tag) and follows the repository: new snapshots appear,
-forgotten ones go. A ``View`` is one snapshot: it reads the pages that a question needs, of a folder only those that hold
-its entries, and keeps what was used lately, up to a limit. ``Source`` gives the chunks, verified.
+forgotten ones go. A ``View`` is one snapshot: it reads the pages that a question needs, of a folder only those that
+hold its entries, and keeps what was used lately, up to a limit. ``Source`` gives the chunks, verified.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from dataclasses import dataclass, field
 from holdfast.archive.extents import Bounded, CachedChunks, data_bytes
 from holdfast.archive.listing import entry_at, listing
 from holdfast.archive.placing import RefusedName, check_name
-from holdfast.errors import Damaged, ObjectMissing, StorageError
+from holdfast.errors import Damaged, HoldfastError, ObjectMissing, StorageError
+from holdfast.repository.contents import HOLE_MARK
 from holdfast.repository.format import Entry, Leaf, Node, Snapshot
 from holdfast.repository.pages import Tree, split
 from holdfast.repository.reader import ChunkReader
@@ -150,24 +151,28 @@ class View:
         with self._lock:
             if self._links is None:
                 self._links = self._count_links()
-            return self._links.get(entry.links, 1)
+            return self._links.get(entry.links, 2)
 
     def blocks(self, entry: Entry) -> int:
         """The space a file takes in units of 512 bytes, holes left out."""
         if entry.kind != "f":
             return 0
-        size = self._shared.sizes.get(entry.content)
-        if size is None:
-            size = data_bytes(entry, self._shared.chunks)
-            if size != entry.size:
+        size: int | None = entry.size
+        if entry.depth or HOLE_MARK in entry.content:
+            size = self._shared.sizes.get(entry.content)
+            if size is None:
+                size = data_bytes(entry, self._shared.chunks)
                 self._shared.sizes.put(entry.content, size, 1)
-        return -(-size // 4096) * 8
+        return -(-(size or 0) // 4096) * 8
 
     def _count_links(self) -> dict[tuple[int, int], int]:
         counts: dict[tuple[int, int], int] = {}
-        for found in listing(Tree(self._shared.source.read, self.snapshot.root)):
-            if found.entry.links is not None:
-                counts[found.entry.links] = counts.get(found.entry.links, 0) + 1
+        try:
+            for found in listing(Tree(self._shared.source.read, self.snapshot.root)):
+                if found.entry.links is not None:
+                    counts[found.entry.links] = counts.get(found.entry.links, 0) + 1
+        except HoldfastError:  # a damaged page elsewhere must not hide this one's entries
+            return {}
         return counts
 
 
