@@ -14,7 +14,7 @@ from holdfast.errors import HoldfastError
 from holdfast.repository.chunking import Cutter
 from holdfast.repository.contents import ContentList, hole_length, items_of
 from holdfast.repository.format import Argon2, Chunker, Entry, Lease, Snapshot, Totals
-from holdfast.repository.keys import Credential, KeyFile, without_private
+from holdfast.repository.keys import KeyFile, without_private
 from holdfast.repository.leases import Owner
 from holdfast.repository.pages import Tree, TreeWriter, join, sort_key, split
 from holdfast.repository.reader import ChunkReader
@@ -204,7 +204,3 @@ def names(storage: Storage, folder: str) -> list[str]:
 def everything(storage: Storage) -> list[str]:
     """Every object but the config."""
     return [name for folder in FOLDERS for name in names(storage, folder)]
-
-
-def no_password(credential: Credential) -> bool:
-    return isinstance(credential, KeyFile)

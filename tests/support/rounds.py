@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import itertools
 import os
 import random
 import shutil
@@ -20,6 +21,7 @@ from pathlib import Path
 from holdfast.archive import backup, restore
 from holdfast.repository import check, prune
 from holdfast.repository.keys import KeyFile
+from holdfast.repository.leases import Owner
 from holdfast.repository.repository import Repository, create, open_repository
 from holdfast.repository.snapshots import Stored
 from holdfast.storage.base import FOLDERS, Storage
@@ -65,6 +67,17 @@ def fingerprint(folder: Path) -> Print:
     return found
 
 
+def one_after_the_other() -> Callable[[], Owner]:
+    """Owners as if each were a process that starts when the one before has ended, all within one process."""
+    counter = itertools.count()
+
+    def owner() -> Owner:
+        me = f"test/{next(counter)}/0"
+        return Owner("host", "user", me, "boot", lambda lease: lease.process != me)
+
+    return owner
+
+
 @dataclass
 class House:
     """A repository in ``storage``, a folder for trees and restores, and what the trees of each tag are."""
@@ -72,17 +85,18 @@ class House:
     storage: Storage
     folder: Path
     trees: dict[str, Print] = field(default_factory=dict)
+    owner: Callable[[], Owner] = lambda: machine_owner("host")
 
     @property
     def tree(self) -> Path:
         return self.folder / "tree"
 
     def create(self) -> None:
-        create(self.storage, KEY, machine_owner("host"), time.time_ns)
+        create(self.storage, KEY, self.owner(), time.time_ns)
 
     def open(self, storage: Storage | None = None) -> Repository:
         """As the command line does it; through another storage when one is given."""
-        return open_repository(storage or self.storage, KEY, machine_owner("host"), time.time_ns)
+        return open_repository(storage or self.storage, KEY, self.owner(), time.time_ns)
 
     def prepare_tree(self, number: int, *, megabytes: int = 1) -> str:
         """Make tree ``number``; its tag."""
@@ -108,6 +122,10 @@ class House:
     def prune(self, *, storage: Storage | None = None, now: bool = True, deadline_s: int = 0) -> prune.Report:
         request = prune.Request(now=now, max_unused=0.0, deadline_s=deadline_s)
         return prune.prune(self.open(storage), request)
+
+    def copy(self, storage: Storage) -> House:
+        """The same house with another storage."""
+        return House(storage, self.folder, dict(self.trees), self.owner)
 
     # -- is everything whole? --------------------------------------------------------------------------------------
 

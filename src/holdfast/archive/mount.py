@@ -28,6 +28,7 @@ from holdfast.storage.base import Storage
 FUSE_DEVICE = "/dev/fuse"
 _KEPT_S = 30  # seconds the kernel may keep names and attributes
 _BLOCK = 4096
+_THREADS = 10  # that answer at the same time
 _MOST_REPORTS = 1000
 _SIGNALS = (signal.SIGTERM, signal.SIGHUP)
 _STOPPED = 7  # codes of libfuse from here on: its loop was ended, by a signal; below: it never began
@@ -144,7 +145,7 @@ class Operations:
 
     def _own_attributes(self, item: Shelf | View | Link, path: str) -> Attributes:
         link = isinstance(item, Link)
-        time_ns = item.time_ns if isinstance(item, Shelf) else 0
+        time_ns = item.time_ns if isinstance(item, Shelf | Link) else 0
         return {
             "st_mode": stat.S_IFLNK | 0o777 if link else stat.S_IFDIR | 0o555,
             "st_nlink": 1,
@@ -224,6 +225,8 @@ def mount(
     check_folder(folder)
     operations = Operations(library, storage, report, ready)
     options: dict[str, Any] = {"allow_other": True, "default_permissions": True} if allow_other else {}
+    if (fuse.fuse_version_major, fuse.fuse_version_minor) >= (3, 12):
+        options["max_threads"] = _THREADS
     with _left_to_libfuse():
         try:
             _with_seek(fuse)(

@@ -79,7 +79,7 @@ class Stats:
 
     def __init__(self, repo: Repository) -> None:
         loaded = load_index(repo.storage, repo.secrets, survey=False)
-        self._index, self._objects = loaded.index, loaded.stored.objects
+        self._index, self._objects = loaded.index, loaded.objects
         self._reader = ChunkReader(repo.storage, repo.secrets, loaded.index)
 
     def stock(self) -> Stock:
@@ -125,14 +125,12 @@ class Stats:
         count = _Counting(self._index)
         for leaf in self._new_leaves(roots, count):
             for entry in (e for _, entries in leaf.runs for e in entries if e.content):
-                if entry.depth:
-                    pieces = [p for p in split_items(entry.content) if count.add(p) and p not in count.missing]
-                    items = (item for piece in pieces for item in split_items(self._reader.read(piece)))
-                else:
-                    items = iter(split_items(entry.content))
-                for item in items:
-                    if hole_length(item) is None:
-                        count.add(item)
+                for item in split_items(entry.content):
+                    if not entry.depth:
+                        count.add_item(item)
+                    elif count.add(item) and item not in count.missing:
+                        for inner in split_items(self._reader.read(item)):
+                            count.add_item(inner)
         return count.total()
 
     # -- inside ----------------------------------------------------------------------------------------------------
@@ -221,6 +219,10 @@ class _Counting(_Seen):
             self._raw += where.length
             self._stored += stored * where.length / max(1, raw)
         return new
+
+    def add_item(self, item: bytes) -> None:
+        if hole_length(item) is None:
+            self.add(item)
 
     def total(self) -> Raw:
         return Raw(self._chunks, self._raw, round(self._stored), len(self.missing))

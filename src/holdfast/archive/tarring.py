@@ -1,7 +1,7 @@
 """A folder of a snapshot as a tar or zip stream.
 
 The tar is POSIX (PAX) as GNU tar and bsdtar read it: owners by number and name, times in ns, extended attributes and
-ACLs as ``SCHILY.xattr.`` records, hard links as links, holes as zeros. Names are relative to the folder. Sockets have
+ACLs as ``SCHILY.xattr`` records, hard links as links, holes as zeros. Names are relative to the folder. Sockets have
 no place in a tar: they are left out and told of. The zip holds names, modes, times, folders, files and symbolic links.
 
 Everything is written as it is read, so memory does not grow with files; content is verified before it is written.
@@ -54,11 +54,11 @@ def write_tar(sink: Sink, tree: Tree, within: bytes, contents: Contents, leave_o
         link = b""
         if entry.links is not None and entry.kind != "d":
             link = first.setdefault(entry.links, path)
-        info = _tar_info(path, found, b"" if link == path else link)
-        head = info.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape")
+        link = b"" if link == path else link
+        head = _head(path, found, link)
         sink.write(head)
         written += len(head)
-        if info.type == tarfile.REGTYPE:
+        if entry.kind == "f" and not link:
             for piece in contents.of(entry, found.path):
                 sink.write(piece)
             padding = -entry.size % tarfile.BLOCKSIZE
@@ -85,40 +85,74 @@ def _entries(tree: Tree, within: bytes, leave_out: Leave) -> Iterator[tuple[byte
         yield path, found
 
 
-def _tar_info(path: bytes, found: Listed, link: bytes) -> tarfile.TarInfo:
-    entry = found.entry
-    info = tarfile.TarInfo(_text(path) + ("/" if entry.kind == "d" else ""))
+def _head(path: bytes, found: Listed, link: bytes) -> bytes:
+    """The header of a tar's member; what does not fit into its fields stands in PAX records before it.
+
+    They are written here and not by tarfile, which announces ``hdrcharset`` for every value that is no text: GNU tar
+    does not know that word and says so for each file.
+    """
+    entry, records, info = found.entry, _Records(), tarfile.TarInfo()
     info.type = tarfile.LNKTYPE if link else _TYPES[entry.kind]
-    info.linkname = _text(link or entry.target)
-    info.size = entry.size if info.type == tarfile.REGTYPE else 0
-    info.mode, info.uid, info.gid = entry.mode, entry.uid, entry.gid
-    info.uname, info.gname = found.user, found.group
-    if entry.kind in "bc":
-        info.devmajor, info.devminor = os.major(entry.device), os.minor(entry.device)
+    info.name = records.text(b"path", path + (b"/" if entry.kind == "d" else b""), tarfile.LENGTH_NAME - 1)
+    info.linkname = records.text(b"linkpath", link or entry.target, tarfile.LENGTH_LINK)
+    info.uname = records.text(b"uname", os.fsencode(found.user), 31)
+    info.gname = records.text(b"gname", os.fsencode(found.group), 31)
+    info.mode, info.devmajor, info.devminor = entry.mode, os.major(entry.device), os.minor(entry.device)
+    info.uid, info.gid = records.number(b"uid", entry.uid, 8), records.number(b"gid", entry.gid, 8)
+    info.size = records.number(b"size", 0 if link else entry.size, 12) if entry.kind == "f" else 0
     seconds, rest = divmod(entry.mtime_ns, 1_000_000_000)
-    info.mtime = seconds
-    records = {"mtime": _seconds(entry.mtime_ns)} if rest else {}
+    info.mtime = records.number(b"mtime", seconds, 12)
+    if rest or seconds < 0:
+        records.put(b"mtime", _seconds(entry.mtime_ns))
     for name, value in (entry.xattrs or {}).items():
-        records["SCHILY.xattr." + _keyword(name)] = _text(value)
-    info.pax_headers = records
-    return info
+        records.put(b"SCHILY.xattr." + name.replace(b"%", b"%25").replace(b"=", b"%3D"), value)
+    return records.block() + info.tobuf(tarfile.USTAR_FORMAT, "ascii", "strict")
 
 
-def _seconds(time_ns: int) -> str:
+class _Records:
+    """The PAX records of one member."""
+
+    def __init__(self) -> None:
+        self._records: dict[bytes, bytes] = {}
+
+    def put(self, keyword: bytes, value: bytes) -> None:
+        self._records[keyword] = value
+
+    def text(self, keyword: bytes, value: bytes, most: int) -> str:
+        """What of a text the header's field can hold; a record has all of it when that is not everything."""
+        if not value.isascii() or len(value) > most:
+            self.put(keyword, value)
+        return value[:most].decode("ascii", "replace").replace("\N{REPLACEMENT CHARACTER}", "?")
+
+    def number(self, keyword: bytes, value: int, width: int) -> int:
+        """The same for a number and its field of so many octal digits and one byte."""
+        if 0 <= value < 8 ** (width - 1):
+            return value
+        self.put(keyword, b"%d" % value)
+        return 0
+
+    def block(self) -> bytes:
+        """The member that holds them, empty when there are none."""
+        if not self._records:
+            return b""
+        data = b"".join(_record(k, v) for k, v in self._records.items())
+        info = tarfile.TarInfo("././@PaxHeader")
+        info.type, info.size = tarfile.XHDTYPE, len(data)
+        return info.tobuf(tarfile.USTAR_FORMAT, "ascii", "strict") + data + bytes(-len(data) % tarfile.BLOCKSIZE)
+
+
+def _record(keyword: bytes, value: bytes) -> bytes:
+    """``LENGTH KEYWORD=VALUE``, where the length counts its own digits."""
+    rest = len(keyword) + len(value) + 3
+    size = rest + len(str(rest))
+    size = rest + len(str(size))
+    return b"%d %s=%s\n" % (size, keyword, value)
+
+
+def _seconds(time_ns: int) -> bytes:
     """A time as PAX has it: decimal seconds, exact."""
-    sign = "-" if time_ns < 0 else ""
     seconds, rest = divmod(abs(time_ns), 1_000_000_000)
-    return f"{sign}{seconds}.{rest:09d}".rstrip("0")
-
-
-def _keyword(name: bytes) -> str:
-    """An attribute's name in a PAX record: ``%`` and ``=`` escaped as GNU tar does, and what is not text."""
-    text = name.decode("utf-8", "surrogateescape").replace("%", "%25").replace("=", "%3D")
-    return "".join(f"%{ord(c) - 0xDC00:02X}" if 0xDC80 <= ord(c) <= 0xDCFF else c for c in text)
-
-
-def _text(data: bytes) -> str:
-    return data.decode("utf-8", "surrogateescape")
+    return (b"-" if time_ns < 0 else b"") + (b"%d.%09d" % (seconds, rest)).rstrip(b"0").rstrip(b".")
 
 
 # -- zip ---------------------------------------------------------------------------------------------------------------

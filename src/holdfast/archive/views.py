@@ -181,6 +181,7 @@ class Link:
     """A symbolic link of the library's own."""
 
     target: bytes
+    time_ns: int
 
 
 @dataclass
@@ -294,9 +295,9 @@ class Library:
             places += [root.shelf(b"tags").shelf(t) for t in sorted({folder_name(t) for t in snapshot.tags})]
             for shelf in places:
                 given = shelf.put(name, view)
-                shelf.items[b"latest"] = Link(given)
+                shelf.items[b"latest"] = Link(given, snapshot.time_ns)
                 if shelf is places[0]:
-                    root.items[b"latest"] = Link(b"snapshots/" + given)
+                    root.items[b"latest"] = Link(b"snapshots/" + given, snapshot.time_ns)
             for shelf in (root, root.shelf(b"hosts"), root.shelf(b"tags")):
                 shelf.time_ns = snapshot.time_ns
         return root

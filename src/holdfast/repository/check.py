@@ -82,7 +82,9 @@ class _Check:
         self._repo, self._report, self._tick = repo, report, tick
         locks = repo.leases.survey()
         report.findings += [Finding("", text) for text in locks.damaged]
-        self._loaded = load_index(repo.storage, repo.secrets, condemned=locks.condemned_packs(), with_condemned=True)
+        self._loaded = load_index(
+            repo.storage, repo.secrets, condemned=locks.condemned_packs(), with_condemned=True, contents=True
+        )
         self._index = self._loaded.index
         self._reader = ChunkReader(repo.storage, repo.secrets, self._index)
         self._pages: dict[bytes, bool] = {}  # page -> whether anything below it is damaged
@@ -115,7 +117,7 @@ class _Check:
 
     def _index_objects(self) -> None:
         loaded = self._loaded
-        for name in sorted(loaded.stored.objects):
+        for name in sorted(loaded.objects):
             try:
                 read_index_object(self._repo.storage, self._repo.secrets, name)
             except ObjectMissing:

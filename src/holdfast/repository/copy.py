@@ -39,7 +39,7 @@ def copy_snapshots(
     """Copy the chosen snapshots, oldest first; each is committed on its own."""
     there = {s.snapshot.original or s.id: s.id for s in target.snapshots()}
     result = []
-    with source.reading("copy") as reader, target.writing("copy") as session:
+    with source.reading("copy", contents=True) as reader, target.writing("copy") as session:
         copier = _Copier(source, target, reader, session)
         for stored in chosen:
             origin = stored.snapshot.original or stored.id

@@ -92,7 +92,7 @@ def prune(repo: Repository, request: Request, tick: Callable[[str], None] = lamb
         tick("reading the index")
         locks = repo.leases.survey()
         condemned = locks.condemned_packs()
-        loaded = load_index(repo.storage, repo.secrets, condemned=condemned, with_condemned=True)
+        loaded = load_index(repo.storage, repo.secrets, condemned=condemned, with_condemned=True, contents=True)
         reader = ChunkReader(repo.storage, repo.secrets, loaded.index)
         state = _State(hold, loaded, reader, Marks(loaded.index, reader))
         tick("reading snapshots")
@@ -299,12 +299,11 @@ def _rewrite_index(repo: Repository, state: _State, doomed: set[bytes]) -> int:
 
     The new objects name those they stand for, so that being killed between the two steps does no harm.
     """
-    loaded = load_index(repo.storage, repo.secrets, survey=True, with_condemned=True)
-    stored = loaded.stored
+    stored = load_index(repo.storage, repo.secrets, contents=True)
     stale = {n for n, packs in stored.packs.items() if doomed.intersection(packs)} | (
         stored.objects.keys() - stored.packs.keys()
     )
-    if len(stored.packs) > MOST_INDEX_OBJECTS or loaded.absent or loaded.adopted:
+    if len(stored.packs) > MOST_INDEX_OBJECTS or stored.absent or stored.adopted:
         stale = set(stored.objects)
     if not stale:
         return len(stored.objects)

@@ -17,7 +17,7 @@ from holdfast.repository.check import damaged_chunks
 from holdfast.repository.contents import hole_length, items_of
 from holdfast.repository.crypto import object_digest
 from holdfast.repository.format import KIND_TREE, Entry, Leaf, Node, PackRecord
-from holdfast.repository.index import Index, chunks_of, load_index, read_stored_index
+from holdfast.repository.index import Index, chunks_of, load_index
 from holdfast.repository.leases import EXCLUSIVE
 from holdfast.repository.packs import pack_name, read_contents
 from holdfast.repository.pages import TreeWriter, decode_page, join
@@ -44,7 +44,7 @@ def repair_index(repo: Repository, *, dry_run: bool, tick: Tick = lambda text: N
     """Write the index anew from the packs alone; index objects that cannot be read go."""
     report = Report()
     with repo.leases.hold_alone(EXCLUSIVE):
-        stored = read_stored_index(repo.storage, repo.secrets)
+        stored = load_index(repo.storage, repo.secrets, contents=True)
         records: list[PackRecord] = []
         for info in list(repo.storage.list("data")):
             tick(f"reading {info.name[5:13]}")
@@ -68,7 +68,7 @@ def repair_packs(repo: Repository, *, dry_run: bool, tick: Tick = lambda text: N
     """Read every pack; copy what is whole out of the damaged ones, index it, then remove them."""
     report = Report()
     with repo.leases.hold_alone(EXCLUSIVE):
-        loaded = load_index(repo.storage, repo.secrets, with_condemned=True)
+        loaded = load_index(repo.storage, repo.secrets, contents=True)
         reader = ChunkReader(repo.storage, repo.secrets, loaded.index)
         writer = ChunkWriter(repo.storage, repo.secrets, loaded.index)
         removed: list[PackRecord] = []
@@ -86,7 +86,7 @@ def repair_packs(repo: Repository, *, dry_run: bool, tick: Tick = lambda text: N
         if dry_run or not (removed or loaded.unreadable):
             return report
         gone = {r.name for r in removed}
-        fresh = read_stored_index(repo.storage, repo.secrets)
+        fresh = load_index(repo.storage, repo.secrets, contents=True)
         put_index(repo, [r for r in fresh.records.values() if r.name not in gone], set(fresh.objects))
         for name in [*sorted(fresh.objects), *(pack_name(r) for r in removed), *loaded.unreadable]:
             repo.storage.delete(name)

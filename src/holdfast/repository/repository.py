@@ -71,19 +71,16 @@ class Repository:
                 writer.close()
 
     @contextlib.contextmanager
-    def reading(self, work: str = "restore") -> Iterator[ChunkReader]:
+    def reading(self, work: str = "restore", *, contents: bool = False) -> Iterator[ChunkReader]:
         """Hold a lease where the storage can be written to, and give a reader."""
         with self.leases.hold(work, needed=False):
-            yield self.reader()
+            yield self.reader(contents=contents)
 
-    def reader(self) -> ChunkReader:
-        """A reader without a lease, for looks that end at once."""
+    def reader(self, *, contents: bool = False) -> ChunkReader:
+        """A reader without a lease, for looks that end at once. ``contents``: it can tell what is in each pack."""
+        condemned = self.leases.survey().condemned_packs()
         loaded = load_index(
-            self.storage,
-            self.secrets,
-            condemned=self.leases.survey().condemned_packs(),
-            survey=False,
-            with_condemned=True,
+            self.storage, self.secrets, condemned=condemned, survey=False, with_condemned=True, contents=contents
         )
         return ChunkReader(self.storage, self.secrets, loaded.index)
 
