@@ -30,10 +30,10 @@ from holdfast.wiring import machine_owner
 KEY = KeyFile(b"k" * 32)
 KEY_TEXT = "holdfast-key-1:" + base64.b64encode(KEY.secret).decode() + "\n"
 Print = dict[str, tuple[object, ...]]  # a tree by path: what each thing in it is
-FILES = 24
+FILES = 18
 
 
-def make_tree(folder: Path, number: int, *, megabytes: int = 1) -> Print:
+def make_tree(folder: Path, number: int, *, kilobytes: int = 200) -> Print:
     """Tree ``number``: most of its files are those of the tree before, some changed, one new, one gone."""
     shutil.rmtree(folder, ignore_errors=True)
     for i in range(number % 5, FILES + number % 5):
@@ -43,7 +43,7 @@ def make_tree(folder: Path, number: int, *, megabytes: int = 1) -> Print:
         dice = random.Random(f"{i} {last_change}")
         path.write_bytes(dice.randbytes(dice.randrange(1 << 15)) + b"compressible " * dice.randrange(2000))
         os.utime(path, ns=(0, 1_600_000_000_000_000_000 + last_change * 1_000_000_007))
-    (folder / "large").write_bytes(random.Random(number // 2).randbytes(megabytes << 20))
+    (folder / "large").write_bytes(random.Random(number // 2).randbytes(kilobytes << 10))
     (folder / "link").symlink_to(f"target-{number}")
     os.link(folder / "large", folder / "folder-0" / "same")
     os.utime(folder / "large", ns=(0, 10**18 + number // 2))
@@ -98,15 +98,15 @@ class House:
         """As the command line does it; through another storage when one is given."""
         return open_repository(storage or self.storage, KEY, self.owner(), time.time_ns)
 
-    def prepare_tree(self, number: int, *, megabytes: int = 1) -> str:
+    def prepare_tree(self, number: int, *, kilobytes: int = 200) -> str:
         """Make tree ``number``; its tag."""
         tag = str(number)
-        self.trees[tag] = make_tree(self.tree, number, megabytes=megabytes)
+        self.trees[tag] = make_tree(self.tree, number, kilobytes=kilobytes)
         return tag
 
-    def back_up(self, number: int, *, storage: Storage | None = None, megabytes: int = 1) -> str:
+    def back_up(self, number: int, *, storage: Storage | None = None, kilobytes: int = 200) -> str:
         """Make tree ``number`` and back it up; the snapshot's id."""
-        tag = self.prepare_tree(number, megabytes=megabytes)
+        tag = self.prepare_tree(number, kilobytes=kilobytes)
         return self.back_up_tree(tag, storage)
 
     def back_up_tree(self, tag: str, storage: Storage | None = None) -> str:
@@ -119,8 +119,10 @@ class House:
     def forget(self, snapshot_id: str, *, storage: Storage | None = None) -> None:
         (storage or self.storage).delete(f"snapshots/{snapshot_id}")
 
-    def prune(self, *, storage: Storage | None = None, now: bool = True, deadline_s: int = 0) -> prune.Report:
-        request = prune.Request(now=now, max_unused=0.0, deadline_s=deadline_s)
+    def prune(
+        self, *, storage: Storage | None = None, now: bool = True, deadline_s: int = 0, max_unused: float = 0.0
+    ) -> prune.Report:
+        request = prune.Request(now=now, max_unused=max_unused, deadline_s=deadline_s)
         return prune.prune(self.open(storage), request)
 
     def copy(self, storage: Storage) -> House:
@@ -168,7 +170,7 @@ class House:
         return sum(info.size for info in self.storage.list("data"))
 
 
-# -- work to be disturbed -----------------------------------------------------------------------------------------------
+# -- work to be disturbed ----------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)

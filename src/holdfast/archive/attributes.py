@@ -57,7 +57,10 @@ class Owners:
 
 
 def read_xattrs(target: int | bytes) -> dict[bytes, bytes] | None:
-    """Extended attributes, POSIX ACLs among them, of an open file or of a path (a link itself); None when it has none."""
+    """Extended attributes, POSIX ACLs among them, of an open file or of a path (a link itself); None without any.
+
+    TooManyXattrs when they are larger than an entry may hold.
+    """
     follow = isinstance(target, int)
     try:
         names = os.listxattr(target, follow_symlinks=follow)

@@ -1,11 +1,12 @@
 """A file tree into a snapshot.
 
-What is promised: the snapshot is put only after everything it needs is durable, and a backup is reported only after it
-was seen that all of it is still there. Files that cannot be read, or change while they are read, are named in the report
-and the snapshot is made all the same. A file counts as unchanged when size, mtime, ctime and inode are those of the
-parent snapshot and all its chunks are in storage; a file changed too shortly before the backup began to tell (the clock
-of file systems ticks slowly) is noted so that the next run reads it again. A backup that is interrupted makes what it has
-durable first. The repository's own folder is left out of a tree that holds it: each run would store the one before.
+What is promised: the snapshot is put only after everything it needs is durable, and a backup is reported only after
+it was seen that all of it is still there. Files that cannot be read, or change while they are read, are named in the
+report and the snapshot is made all the same. A file counts as unchanged when size, mtime, ctime and inode are those of
+the parent snapshot and all its chunks are in storage; a file changed too shortly before the backup began to tell (the
+clock of file systems ticks slowly) is noted so that the next run reads it again. A backup that is interrupted makes
+what it has durable first. The repository's own folder is left out of a tree that holds it: each run would store all
+that the runs before it stored.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ class Request:
     """What to back up. ``paths``: absolute. ``parent``: an id, empty for the newest of the same host and paths."""
 
     paths: tuple[bytes, ...]
-    excludes: Excludes = Excludes()
+    excludes: Excludes = field(default_factory=Excludes)
     tags: tuple[str, ...] = ()
     host: str = ""
     parent: str = ""

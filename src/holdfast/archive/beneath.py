@@ -46,7 +46,7 @@ def open_beneath(folder: int, path: bytes, flags: int, mode: int = 0) -> int:
 
 
 def _open_in_steps(folder: int, path: bytes, flags: int, mode: int) -> int:
-    """A path longer than the kernel takes, a piece at a time. No component is longer than a name may be, or ENAMETOOLONG."""
+    """A path longer than the kernel takes, a piece at a time."""
     cut = path.rfind(b"/", 0, _LONGEST)
     if cut <= 0:
         raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG), path)

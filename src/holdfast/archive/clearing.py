@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Self
 
 from holdfast.archive.beneath import open_beneath
@@ -34,8 +34,39 @@ def clear(above: int, path: bytes, may: May | None, removed: Callable[[bytes], N
     return b"" not in stuck
 
 
+def clear_others(
+    target: int,
+    folder: bytes,
+    names: Collection[bytes],
+    may: May | None,
+    removed: Callable[[bytes], None],
+    failed: Callable[[bytes, OSError], None],
+    *,
+    dry_run: bool = False,
+) -> list[bytes]:
+    """Remove from a folder below the target what has none of these names, as ``clear`` does; what is gone whole.
+    A folder that is not there, or is none, has nothing to be removed.
+    """
+    try:
+        fd = open_beneath(target, folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    except OSError:
+        return []
+    try:
+        others = sorted(name for n in os.listdir(fd) if (name := os.fsencode(n)) not in names)
+        whole = []
+        for path in (join(folder, name) for name in others):
+            try:
+                if clear(fd, path, may, removed, dry_run=dry_run):
+                    whole.append(path)
+            except OSError as e:
+                failed(path, e)
+        return whole
+    finally:
+        os.close(fd)
+
+
 def _listed(above: int, name: bytes) -> list[tuple[bytes, bool]]:
-    """The entry and everything below it, (path relative to ``above``, is it a folder), folders before what they hold."""
+    """The entry and all below it: (path relative to ``above``, is it a folder), folders before what they hold."""
     if not stat.S_ISDIR(os.stat(name, dir_fd=above, follow_symlinks=False).st_mode):
         return [(name, False)]
     order: list[tuple[bytes, bool]] = []

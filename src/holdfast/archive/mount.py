@@ -8,6 +8,7 @@ programs of a backup are shown and mean nothing (nodev, nosuid).
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import itertools
 import os
@@ -227,7 +228,8 @@ def mount(
     options: dict[str, Any] = {"allow_other": True, "default_permissions": True} if allow_other else {}
     if (fuse.fuse_version_major, fuse.fuse_version_minor) >= (3, 12):
         options["max_threads"] = _THREADS
-    with _left_to_libfuse():
+    said: list[str] = []
+    with _left_to_libfuse(), _heard(fuse, said.append):
         try:
             _with_seek(fuse)(
                 operations,
@@ -249,7 +251,7 @@ def mount(
             code = e.args[0] if e.args else 0
             if not (operations.began and isinstance(code, int) and code >= _STOPPED):
                 raise HoldfastError(
-                    f"{folder} could not be mounted on; the system's reason stands above.",
+                    f"{folder} could not be mounted on" + "".join(f": {text}" for text in said[:1]) + ".",
                     "Not root? Then fusermount3 must be installed and the folder be yours.",
                 ) from None
 
@@ -306,3 +308,27 @@ def _left_to_libfuse() -> Iterator[None]:
     finally:
         for number, handler in old.items():
             signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def _heard(fuse: ModuleType, hear: Callable[[str], None]) -> Iterator[None]:
+    """Have libfuse say to ``hear`` what it would write to standard error: its reasons, and (3.14 does so at every
+    mount) warnings about its own defaults.
+    """
+    library: Any = getattr(fuse, "_libfuse", None)
+    if not hasattr(library, "fuse_set_log_func"):
+        yield
+        return
+    libc = ctypes.CDLL(None)
+
+    def log(level: int, text: bytes, values: int | None) -> None:
+        line = ctypes.create_string_buffer(500)
+        libc.vsnprintf(line, ctypes.c_size_t(len(line)), text, ctypes.c_void_p(values))
+        hear(line.value.decode("utf-8", "replace").strip().removeprefix("fuse: ").rstrip("."))
+
+    callback = ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)(log)
+    library.fuse_set_log_func(callback)
+    try:
+        yield
+    finally:
+        library.fuse_set_log_func(None)

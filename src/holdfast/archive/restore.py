@@ -1,8 +1,8 @@
 """A snapshot back into a file tree.
 
 What is promised: nothing is written outside the target, whatever the snapshot says and whoever plays with links below
-it (every name is checked, every folder opened beneath the target without following links); no byte is written that was not
-verified; what cannot be restored is named and the rest is restored.
+it (every name is checked, every folder opened beneath the target without following links); no byte is written that was
+not verified; what cannot be restored is named and the rest is restored.
 
 The entries are walked in windows. In a window, folders are made first, then every block that is needed is read once, in
 the order it lies in its pack, by a few threads that write the files; then hard links. At the end folders get their
@@ -14,37 +14,35 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-from holdfast.archive.attributes import TYPE_OF
-from holdfast.archive.beneath import open_beneath
-from holdfast.archive.placing import (
-    Placer,
-    RefusedName,
-    Settings,
-    check_directory,
-    check_entry,
-    explain,
-    remove_tree,
-)
+from holdfast.archive.attributes import explain as explain_plainly
+from holdfast.archive.clearing import May, clear_others
+from holdfast.archive.comparing import Forecast, LinkKey, difference, link_key
+from holdfast.archive.placing import Judgement, Placer, Settings, explain, full
+from holdfast.archive.walking import Walk
+from holdfast.archive.walking import Wanted as Wanted
 from holdfast.archive.writing import FileWriter
-from holdfast.errors import UsageError
+from holdfast.errors import HoldfastError, InterruptedByUser, StorageDenied, UsageError
 from holdfast.repository.contents import hole_length, items_of
 from holdfast.repository.format import ID_SIZE, Entry
-from holdfast.repository.pages import Run, Tree, join, sort_key, split
+from holdfast.repository.pages import Run, Tree, join, split
 from holdfast.repository.reader import ChunkReader
 
 WINDOW_ENTRIES = 16_384
 WINDOW_BYTES = 512 << 20
 
-Wanted = Callable[[bytes, Entry], bool]
+_Path = bytes
 
 
 @dataclass(frozen=True)
 class Request:
     """What to restore and where. ``within``: a path inside the snapshot whose contents go into the target (empty: all).
     ``wanted``: which paths (relative to the base) to restore; folders on the way to them are made as needed.
+    ``delete``: remove what the snapshot does not have, and folders that stand where something else goes; only what is
+    ``wanted``.
     """
 
     target: bytes
@@ -57,13 +55,17 @@ class Request:
 
 @dataclass
 class Trouble:
+    """A path (relative to the target) and what was wrong with it, as a sentence's end."""
+
     path: bytes
     reason: str
 
 
 @dataclass
 class Progress:
-    """What a restore did so far. ``notes``: things that were not restored because this user may not."""
+    """What a restore did so far. ``files``: made or written anew, hard links and nodes too; ``notes``: things that were
+    not restored because this user, or this file system, may not.
+    """
 
     files: int = 0
     bytes: int = 0
@@ -73,50 +75,71 @@ class Progress:
     verified: int = 0
     expected_files: int = 0
     expected_bytes: int = 0
-    current: bytes = b""
+    current: _Path = b""
     troubles: list[Trouble] = field(default_factory=list)
     notes: dict[str, int] = field(default_factory=dict)
-    changes: list[tuple[str, bytes]] = field(default_factory=list)  # a dry run's findings: what, path
+    changes: list[tuple[str, _Path]] = field(default_factory=list)  # what was removed; all a dry run found: what, path
 
 
 def restore(reader: ChunkReader, root: bytes, request: Request, progress: Progress | None = None) -> Progress:
-    """Bring the target to what the snapshot says; what could not be done stands in the progress's ``troubles``."""
+    """Bring the target to what the snapshot says; what could not be done stands in the progress's ``troubles``.
+
+    Errors: UsageError and StorageDenied when the target is none, StorageFull when it has no room left, Damaged when
+    nothing of the snapshot can be read, InterruptedByUser after KeyboardInterrupt. What was restored by then stays.
+    """
     progress = progress or Progress()
-    tree = Tree(reader.read, root)
-    if not request.dry_run:
-        os.makedirs(request.target, mode=0o700, exist_ok=True)
+    target_fd = _open_target(request)
     try:
-        target_fd = os.open(request.target, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    except FileNotFoundError:
-        target_fd = -1  # a dry run into a folder that is not there: everything would be new
-    except NotADirectoryError:
-        raise UsageError(f"{os.fsdecode(request.target)} is not a folder.") from None
-    mask = os.umask(0)
-    try:
-        _Restore(reader, tree, request, progress, target_fd).run()
+        _Restore(reader, Tree(reader.read, root), request, progress, target_fd).run()
+    except KeyboardInterrupt:
+        raise InterruptedByUser(
+            "The restore was interrupted.", "What is restored stays; run it again and it goes on from there."
+        ) from None
     finally:
-        os.umask(mask)
         if target_fd >= 0:
             os.close(target_fd)
     return progress
 
 
+def _open_target(request: Request) -> int:
+    """The target, open; -1 for a dry run into a folder that is not there: everything would be new."""
+    shown = os.fsdecode(request.target)
+    try:
+        if not request.dry_run:
+            os.makedirs(request.target, mode=0o700, exist_ok=True)
+        fd = os.open(request.target, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return -1
+    except (NotADirectoryError, FileExistsError):
+        raise UsageError(f"{shown} is not a folder.") from None
+    except OSError as e:
+        raise full(e) or StorageDenied(f"The target {shown} cannot be used: {explain_plainly(e)}.") from None
+    if not request.dry_run and os.fstatvfs(fd).f_flag & os.ST_RDONLY:
+        os.close(fd)
+        raise StorageDenied(f"The target {shown} is on a file system that is mounted read-only.")
+    return fd
+
+
 class _Restore:
     def __init__(self, reader: ChunkReader, tree: Tree, request: Request, progress: Progress, target_fd: int) -> None:
         self._reader, self._tree, self._request, self._progress = reader, tree, request, progress
-        fresh = target_fd >= 0 and not os.listdir(target_fd)
-        settings = Settings(os.geteuid() == 0, fresh, request.dry_run, clear=request.delete)
+        self._lock = threading.Lock()
+        fresh = target_fd >= 0 and not request.dry_run and not os.listdir(target_fd)
+        settings = Settings(os.geteuid() == 0, fresh, request.delete, self._may())
         self._placer = Placer(target_fd, settings, self._trouble, self._note)
+        self._walk = Walk(tree, request.within, request.wanted, self._trouble_inside)
         self._writer = FileWriter(reader, self._placer, progress)
-        self._first: dict[tuple[int, int], bytes] = {}  # of each hard-linked file, where it was restored first
+        self._first: dict[LinkKey, bytes] = {}  # where each thing with several names was restored first
         self._links: list[tuple[bytes, bytes, Entry]] = []
 
     def run(self) -> None:
-        for window in self._windows():
-            for directory, entries in window:
-                self._run(directory, entries)
-            self._writer.flush()
-            self._make_links()
+        if self._request.dry_run:
+            self._forecast()
+        else:
+            try:
+                self._restore()
+            finally:
+                self._writer.close()
         if self._request.delete:
             self._delete_others()
         if self._request.dry_run:
@@ -125,43 +148,17 @@ class _Restore:
         if self._request.verify:
             self._verify()
 
-    # -- what to restore -------------------------------------------------------------------------------------------
-
-    def _runs(self) -> Iterator[Run]:
-        """The entries to restore, directories and names as the snapshot has them, checked."""
-        within = self._request.within
-        for directory, entries in self._tree.runs((within, b"") if within else None):
-            if not _is_below(directory, within):
-                if sort_key(directory, b"") > sort_key(within, b""):
-                    return
-                continue
-            if kept := self._kept(directory, entries):
-                yield directory, kept
-
-    def _kept(self, directory: bytes, entries: list[Entry]) -> list[Entry]:
-        wanted = self._request.wanted
-        try:
-            check_directory(directory)
-        except RefusedName as e:
-            self._trouble(directory, str(e))
-            return []
-        kept = []
-        for entry in entries:
-            if not entry.name:  # the base itself: settled with the folders
-                continue
-            try:
-                path = check_entry(directory, entry)
-            except RefusedName as e:
-                self._trouble(join(directory, entry.name), str(e))
-                continue
-            if wanted is None or wanted(path, entry):
-                kept.append(entry)
-        return kept
+    def _restore(self) -> None:
+        for window in self._windows():
+            for directory, entries in window:
+                self._run(directory, entries)
+            self._writer.flush()
+            self._make_links()
 
     def _windows(self) -> Iterator[list[Run]]:
         window: list[Run] = []
         count = size = 0
-        for directory, entries in self._runs():
+        for directory, entries in self._walk.runs():
             window.append((directory, entries))
             count += len(entries)
             size += sum(e.size for e in entries if e.kind == "f")
@@ -171,6 +168,12 @@ class _Restore:
         if window:
             yield window
 
+    def _forecast(self) -> None:
+        forecast = Forecast(self._placer, self._trouble, self._progress.changes)
+        for directory, entries in self._walk.runs():
+            forecast.folder(self._local(directory), entries)
+        self._progress.unchanged = forecast.unchanged
+
     def _local(self, path: bytes) -> bytes:
         """A snapshot's path as it is below the target."""
         return path[len(self._request.within) :].lstrip(b"/")
@@ -179,232 +182,198 @@ class _Restore:
 
     def _run(self, directory: bytes, entries: list[Entry]) -> None:
         self._progress.current = directory
-        if self._request.dry_run:
-            self._compare(directory, entries)
-            return
+        local = self._local(directory)
         try:
-            with self._placer.folder(self._local(directory)) as above:
+            with self._placer.folder(local) as above:
                 for entry in entries:
-                    self._entry(above, directory, entry)
+                    self._entry(above, join(local, entry.name), entry)
         except OSError as e:
-            self._trouble(directory, explain(e))
+            self._failed(local, e)
 
-    def _entry(self, above: int, directory: bytes, entry: Entry) -> None:
-        path = self._local(join(directory, entry.name))
+    def _entry(self, above: int, path: bytes, entry: Entry) -> None:
         try:
             if entry.kind == "d":
                 self._placer.make_folder(above, entry.name)
-            elif entry.kind == "f":
+                return
+            key = link_key(entry)
+            if key is not None:
+                first = self._first.setdefault(key, path)
+                if first != path:
+                    self._links.append((first, path, entry))
+                    return
+            if entry.kind == "f":
                 self._file(above, entry, path)
             else:
                 self._node(above, entry, path)
         except OSError as e:
-            if e.errno in (errno.EPERM, errno.EACCES) and entry.kind in "bc" and os.geteuid() != 0:
+            if entry.kind != "d":
+                self._writer.failed.add(path)
+            if e.errno in (errno.EPERM, errno.EACCES) and entry.kind in "bc" and not self._placer.settings.is_root:
                 self._note("device file")
             else:
-                self._trouble(path, explain(e))
+                self._failed(path, e)
 
     def _node(self, above: int, entry: Entry, path: bytes) -> None:
         placer = self._placer
         there = placer.existing(above, entry.name)
-        if there is None or not placer.is_same_node(above, entry, there):
+        judgement = placer.judge(above, entry, there) if there is not None else Judgement.DIFFERS
+        if judgement is Judgement.DIFFERS:
             if there is not None:
-                placer.make_way(above, entry.name, there)
+                placer.make_way(above, path, there, self._removed_in_the_way(path))
             placer.make_node(above, entry)
             self._progress.files += 1
         else:
             self._progress.unchanged += 1
-        placer.settle_node(above, entry, path)
+        if judgement is not Judgement.SAME:
+            placer.settle_node(above, entry, path)
 
     def _file(self, above: int, entry: Entry, path: bytes) -> None:
-        if entry.links is not None:
-            first = self._first.setdefault(entry.links, path)
-            if first != path:
-                self._links.append((first, path, entry))
+        placer = self._placer
+        there = placer.existing(above, entry.name)
+        if there is not None:
+            judgement = placer.judge(above, entry, there)
+            if judgement is Judgement.SAME or (judgement is Judgement.SETTLE and self._settled(above, entry, path)):
+                self._progress.unchanged += 1
+                self._progress.bytes += entry.size
                 return
-        there = self._placer.existing(above, entry.name)
-        if there is not None and self._is_current(entry, there):
-            self._keep(above, entry, path)
-            return
-        if there is not None and stat.S_ISDIR(there.st_mode):
-            self._placer.make_way(above, entry.name, there)
-            there = None
+            if stat.S_ISDIR(there.st_mode):
+                placer.make_way(above, path, there, self._removed_in_the_way(path))
+                there = None
         if len(entry.content) == ID_SIZE and not entry.depth and hole_length(entry.content) is None:
             self._writer.add_small(entry, path, replaces=there is not None)
-            return
-        items = items_of(entry, self._reader.read)
-        if there is not None and stat.S_ISREG(there.st_mode) and there.st_nlink == 1:
-            self._writer.add_in_place(entry, path, items)
+        elif there is not None and stat.S_ISREG(there.st_mode) and placer.may_keep(entry, there):
+            self._writer.add_in_place(entry, path, lambda: items_of(entry, self._reader.read))
         else:
-            self._writer.add(entry, path, items, replaces=there is not None)
+            self._writer.add(entry, path, lambda: items_of(entry, self._reader.read), replaces=there is not None)
 
-    @staticmethod
-    def _is_current(entry: Entry, there: os.stat_result) -> bool:
-        """A file of the same size and time is taken for the same; ``--verify`` does not take it on trust."""
-        return stat.S_ISREG(there.st_mode) and (there.st_size, there.st_mtime_ns) == (entry.size, entry.mtime_ns)
-
-    def _keep(self, above: int, entry: Entry, path: bytes) -> None:
-        self._progress.unchanged += 1
-        self._progress.bytes += entry.size
-        fd = os.open(entry.name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=above)
+    def _settled(self, above: int, entry: Entry, path: bytes) -> bool:
+        """Give a file that is there its attributes; False when it must be made anew instead."""
         try:
+            fd = os.open(entry.name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=above)
+        except OSError:
+            return False
+        try:
+            st = os.fstat(fd)
+            if not stat.S_ISREG(st.st_mode) or not self._placer.may_keep(entry, st):  # it was swapped just now
+                return False
             self._placer.settle(fd, entry, path)
+            return True
         finally:
             os.close(fd)
 
     def _make_links(self) -> None:
         links, self._links = self._links, []
         for first, path, entry in links:
+            if first in self._writer.failed:
+                self._trouble(path, f"it is the same as {os.fsdecode(first)}, which could not be restored")
+                continue
             try:
                 with self._placer.folder(split(first)[0]) as src, self._placer.folder(split(path)[0]) as dst:
-                    self._link(src, split(first)[1], dst, entry.name)
-                self._progress.files += 1
+                    made = self._link(src, split(first)[1], dst, path)
+                self._progress.files += made
+                self._progress.unchanged += not made
                 self._progress.bytes += entry.size
             except OSError as e:
-                self._trouble(path, f"it cannot be linked to {os.fsdecode(first)}: {explain(e)}")
+                self._failed(path, OSError(e.errno, f"it cannot be linked to {os.fsdecode(first)}: {explain(e)}"))
 
-    def _link(self, src: int, first: bytes, dst: int, name: bytes) -> None:
+    def _link(self, src: int, first: bytes, dst: int, path: bytes) -> bool:
+        """Whether the link had to be made."""
+        name = split(path)[1]
         there = self._placer.existing(dst, name)
         if there is not None:
             if os.path.samestat(there, os.stat(first, dir_fd=src, follow_symlinks=False)):
-                return
-            self._placer.make_way(dst, name, there)
+                return False
+            self._placer.make_way(dst, path, there, self._removed_in_the_way(path))
         os.link(first, name, src_dir_fd=src, dst_dir_fd=dst, follow_symlinks=False)
+        return True
 
     # -- afterwards ------------------------------------------------------------------------------------------------
 
     def _settle_folders(self) -> None:
         """Give folders their attributes, the deepest first; the target gets those of the folder it stands for."""
-        within = self._request.within
-        for directory, entries in self._tree.reversed_runs():
-            for entry in entries:
-                path = join(directory, entry.name)
-                if entry.kind != "d" or not _is_below(path, within):
-                    continue
-                wanted = self._request.wanted
-                local = self._local(path)
-                if wanted is None or local in self._placer.made or (entry.name and wanted(path, entry)):
-                    self._settle_folder(local, entry)
-
-    def _settle_folder(self, path: bytes, entry: Entry) -> None:
-        try:
-            check_directory(path)
-            fd = open_beneath(self._placer.target, path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-            try:
-                self._placer.settle(fd, entry, path)
-            finally:
-                os.close(fd)
-        except RefusedName:
-            return  # named when it was met first
-        except OSError as e:
-            self._trouble(path, explain(e))
-
-    def _delete_others(self) -> None:
-        """Remove what the snapshot does not have, in every folder that it has."""
-        within = self._request.within
-        folders = [within] if within else [b""]
-        for directory, entries in self._runs():
-            folders.extend(join(directory, e.name) for e in entries if e.kind == "d")
-            for path in folders:
-                self._delete_in(path)
-            folders.clear()
-        for path in folders:
-            self._delete_in(path)
-
-    def _delete_in(self, path: bytes) -> None:
-        local = self._local(path)
-        try:
-            fd = open_beneath(self._placer.target, local, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-        except OSError:
-            return
-        try:
-            kept = {e.name for e in self._tree.directory(path)}
-            for name in sorted(os.fsencode(n) for n in os.listdir(fd)):
-                if name not in kept and self._may_delete(path, name):
-                    self._progress.changes.append(("delete", join(local, name)))
-                    if not self._request.dry_run:
-                        self._progress.deleted += remove_tree(fd, name)
-        except OSError as e:
-            self._trouble(local, explain(e))
-        finally:
-            os.close(fd)
-
-    def _may_delete(self, path: bytes, name: bytes) -> bool:
-        wanted = self._request.wanted
-        return wanted is None or wanted(join(path, name), Entry(name, "f", 0, 0, 0, 0, 0, 0))
-
-    def _compare(self, directory: bytes, entries: list[Entry]) -> None:
-        """A dry run: say what would be made or changed."""
-        for entry in entries:
-            path = self._local(join(directory, entry.name))
-            try:
-                there = self._lstat(path)
-            except OSError as e:
-                self._trouble(path, explain(e))
-                continue
-            if there is None:
-                self._progress.changes.append(("new", path))
-            elif stat.S_IFMT(there.st_mode) != TYPE_OF[entry.kind] or (
-                entry.kind == "f" and not self._is_current(entry, there)
-            ):
-                self._progress.changes.append(("changed", path))
-            else:
-                self._progress.unchanged += 1
-
-    def _lstat(self, path: bytes) -> os.stat_result | None:
-        if self._placer.target < 0:
-            return None
-        try:
-            fd = open_beneath(self._placer.target, split(path)[0], os.O_PATH | os.O_DIRECTORY)
-        except FileNotFoundError:
-            return None
-        try:
-            return os.stat(split(path)[1], dir_fd=fd, follow_symlinks=False)
-        except FileNotFoundError:
-            return None
-        finally:
-            os.close(fd)
+        wanted, made = self._request.wanted, self._placer.made
+        for path, entry in self._walk.folders():
+            local = self._local(path)
+            if wanted is None or local in made or (local and wanted(path, entry)):
+                try:
+                    self._placer.settle_folder(local, entry)
+                except OSError as e:
+                    self._failed(local, e)
 
     def _verify(self) -> None:
         """Read every restored file back and compare it, chunk by chunk, with what the snapshot says."""
-        for directory, entries in self._runs():
+        for directory, entries in self._walk.runs():
+            self._progress.current = directory
             for entry in entries:
-                if entry.kind == "f":
-                    path = self._local(join(directory, entry.name))
-                    try:
-                        self._verify_file(path, entry)
-                    except OSError as e:
-                        self._trouble(path, explain(e))
+                if entry.kind != "f":
+                    continue
+                path = join(self._local(directory), entry.name)
+                try:
+                    wrong = difference(self._reader, self._placer.target, path, entry)
+                except HoldfastError as e:
+                    wrong = str(e)
+                except OSError as e:
+                    wrong = explain(e)
+                if wrong:
+                    self._trouble(path, wrong)
+                else:
+                    self._progress.verified += 1
 
-    def _verify_file(self, path: bytes, entry: Entry) -> None:
-        fd = open_beneath(self._placer.target, path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-        try:
-            offset = 0
-            for item in items_of(entry, self._reader.read):
-                length = hole_length(item)
-                if length is None:
-                    length = self._reader.length(item)
-                    if not self._reader.matches(os.pread(fd, length, offset), item):
-                        self._trouble(path, f"it differs from the snapshot near byte {offset}")
-                        return
-                elif any(os.pread(fd, min(length, 1 << 20), offset)):
-                    self._trouble(path, f"it differs from the snapshot near byte {offset}")
-                    return
-                offset += length
-            if os.fstat(fd).st_size != entry.size:
-                self._trouble(path, "its size differs from the snapshot's")
+    # -- removing --------------------------------------------------------------------------------------------------
+
+    def _may(self) -> May | None:
+        """What ``wanted`` lets go, by paths relative to the target."""
+        wanted, within = self._request.wanted, self._request.within
+        if wanted is None:
+            return None
+
+        def may(path: bytes, is_folder: bool) -> bool:
+            stub = Entry(split(path)[1], "d" if is_folder else "f", 0, 0, 0, 0, 0, 0)
+            return wanted(join(within, path), stub)
+
+        return may
+
+    def _removed_in_the_way(self, path: bytes) -> Callable[[bytes], None]:
+        def removed(inner: bytes) -> None:
+            self._progress.deleted += 1
+            if inner != path:  # that one is changed, not gone
+                self._progress.changes.append(("delete", inner))
+
+        return removed
+
+    def _delete_others(self) -> None:
+        """Remove what the snapshot does not have, in every folder that it has."""
+        walk, changes, may = self._walk, self._progress.changes, self._placer.settings.may
+        gone: list[bytes] = []
+        for path, names in walk.names():
+            if not walk.complete:
+                self._trouble(b"", "nothing is deleted, because not all of the snapshot could be read")
                 return
-            self._progress.verified += 1
-        finally:
-            os.close(fd)
+            local = self._local(path)
+            whole = clear_others(
+                self._placer.target, local, names, may, gone.append, self._failed, dry_run=self._request.dry_run
+            )
+            if not self._request.dry_run:
+                self._progress.deleted += len(gone)
+            changes.extend(("delete", inner) for inner in (whole if may is None else gone))
+            gone.clear()
+
+    # -- what went wrong -------------------------------------------------------------------------------------------
+
+    def _failed(self, path: bytes, error: OSError) -> None:
+        """Report it; StorageFull when nothing more can be restored."""
+        self._trouble(path, explain(error))
+        if stop := full(error):
+            raise stop
+
+    def _trouble_inside(self, path: bytes, reason: str) -> None:
+        self._trouble(self._local(path), reason)
 
     def _trouble(self, path: bytes, reason: str) -> None:
-        self._progress.troubles.append(Trouble(path, reason))
+        with self._lock:
+            self._progress.troubles.append(Trouble(path, reason))
 
     def _note(self, what: str) -> None:
         notes = self._progress.notes
-        notes[what] = notes.get(what, 0) + 1
-
-
-def _is_below(path: bytes, within: bytes) -> bool:
-    return not within or path == within or path.startswith(within + b"/")
+        with self._lock:
+            notes[what] = notes.get(what, 0) + 1

@@ -1,14 +1,16 @@
 """A snapshot's entries as a restore needs them: checked, in order, and as many as can be had.
 
-A snapshot is hostile until proven otherwise: whoever may write to a repository may write any entry. What comes out of here
-has names that mean one entry of one folder, stands strictly in order (so nothing comes twice), and has numbers that a file
-can have. What does not is reported, once, and left out. A page that cannot be read costs its own entries only.
+A snapshot is hostile until proven otherwise: whoever may write to a repository may write any entry. What comes out of
+here has names that mean one entry of one folder, stands strictly in order (so nothing comes twice), and has numbers
+that a file can have. What does not is reported, once, and left out. A page that cannot be read costs its own entries
+only.
 
 Every page is met where its parent says that it begins, so pages that are listed over and over end the walk early.
 """
 
 from __future__ import annotations
 
+import heapq
 import os
 from collections.abc import Callable, Iterator
 
@@ -20,7 +22,7 @@ from holdfast.repository.pages import Key, Run, Tree, join, sort_key, split
 Report = Callable[[bytes, str], None]
 Wanted = Callable[[bytes, Entry], bool]
 _MOST_LEVELS = 12
-_MODES = 12  # bits
+_NOBODY = (1 << 32) - 1  # to the kernel: leave the owner as it is
 _LONGEST_NAME, _LONGEST_TARGET = 255, 4095
 
 
@@ -49,8 +51,10 @@ def check_entry(entry: Entry) -> None:
     kind, target = entry.kind, entry.target
     if kind not in TYPE_OF:
         raise RefusedName(f"the kind {kind!r} is not known")
-    if entry.mode >> _MODES or entry.uid >> 32 or entry.gid >> 32 or entry.size >> 63 or entry.device >> 64:
-        raise RefusedName("its mode, owner, size or device is not one a file can have")  # negative ones too
+    if entry.mode >> 12 or entry.size >> 63 or entry.device >> 64:  # negative ones too
+        raise RefusedName("its mode, size or device is not one a file can have")
+    if not (0 <= entry.uid < _NOBODY and 0 <= entry.gid < _NOBODY):
+        raise RefusedName("its owner is nobody who can own a file")
     if kind == "l" and (not target or len(target) > _LONGEST_TARGET or b"\0" in target):
         raise RefusedName("it points to what is no path")
 
@@ -87,6 +91,30 @@ class Walk:
                             yield join(directory, entry.name) if entry.name else directory, entry
         if self._within and (own := self._own()):
             yield self._within, own
+
+    def names(self) -> Iterator[tuple[bytes, set[bytes]]]:
+        """Every folder's path and the names of all its entries, wanted or not; also of folders that hold nothing."""
+        waiting = [(sort_key(self._within, b"")[0], self._within)]  # folders whose entries are still to come
+        current: bytes | None = None
+        names: set[bytes] = set()
+        for directory, entries in self.runs(everything=True):
+            if directory != current:
+                if current is not None:
+                    yield current, names
+                key = sort_key(directory, b"")[0]
+                while waiting and waiting[0][0] <= key:
+                    before, path = heapq.heappop(waiting)
+                    if before != key:
+                        yield path, set()
+                current, names = directory, set()
+            for entry in entries:
+                names.add(entry.name)
+                if entry.kind == "d":
+                    path = join(directory, entry.name)
+                    heapq.heappush(waiting, (sort_key(path, b"")[0], path))
+        if current is not None:
+            yield current, names
+        yield from ((path, set()) for _, path in sorted(waiting))
 
     def _own(self) -> Entry | None:
         try:

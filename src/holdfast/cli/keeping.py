@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import click
@@ -57,12 +58,12 @@ def copy(out: Output, snapshots: tuple[str, ...], target: str, **options: Any) -
 
 
 def tell_new_repository(out: Output, repo: Repository) -> None:
-    """Say where the first repository and its key are, and show the recovery sheet."""
-    settings = out.app.settings
-    click.echo(
-        f"Made your repository at {repo.storage.place}\n"
-        f"and its key at          {settings.default_key_file}\n\n"
-        f"{recovery_sheet(repo.secrets.bundle, repo.storage.place)}\n"
-        "If you lose the key file, only this sheet opens your backups. `holdfast key export` prints it again.\n",
-        err=True,
-    )
+    """Say where the first repository and its key are; show the recovery sheet, but only to a person: a log keeps it."""
+    place, key = repo.storage.place, out.app.settings.default_key_file
+    click.echo(f"Made your repository at {place}\nand its key at          {key}\n", err=True)
+    if sys.stderr.isatty():
+        sheet = recovery_sheet(repo.secrets.bundle, place)
+        lost = "If you lose the key file, only this sheet opens your backups. `holdfast key export` prints it again."
+        click.echo(f"{sheet}\n{lost}\n", err=True)
+    else:
+        click.echo("Print its recovery sheet with `holdfast key export`, and keep it on paper.\n", err=True)

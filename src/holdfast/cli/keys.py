@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -25,27 +26,29 @@ def key() -> None:
 def list_keys(out: Output) -> int:
     """List the repository's keys."""
     repo = out.open()
-    found = [k for k, _ in room.read_keys(repo.storage)]
+    damaged: dict[str, str] = {}
+    found = [k for k, _ in room.read_keys(repo.storage, damaged)]
     if out.as_json:
-        out.document(
-            [
-                {
-                    "id": k.id,
-                    "way": k.header.way,
-                    "grants": k.header.grants,
-                    "label": k.header.label,
-                    "created": time_json(k.header.created_ns),
-                    "current": k.id == repo.key_id,
-                }
-                for k in found
-            ]
-        )
-        return 0
-    for k in found:
-        mark = "*" if k.id == repo.key_id else " "
-        made = time_text(k.header.created_ns)
-        out.line(f"{mark}{k.id[:8]}  {k.header.way:8}  {k.header.grants:10}  {made}  {printable(k.header.label)}")
-    return 0
+        out.document([_key_json(k, repo) for k in found])
+    else:
+        for k in found:
+            mark = "*" if k.id == repo.key_id else " "
+            made = time_text(k.header.created_ns)
+            out.line(f"{mark}{k.id[:8]}  {k.header.way:8}  {k.header.grants:10}  {made}  {printable(k.header.label)}")
+    for key_id, sentence in damaged.items():
+        click.echo(f"holdfast: {sentence}\n  Remove it with `holdfast key remove {key_id[:8]}`.", err=True)
+    return 1 if damaged else 0
+
+
+def _key_json(k: room.Key, repo: Repository) -> dict[str, Any]:
+    return {
+        "id": k.id,
+        "way": k.header.way,
+        "grants": k.header.grants,
+        "label": k.header.label,
+        "created": time_json(k.header.created_ns),
+        "current": k.id == repo.key_id,
+    }
 
 
 @command("add")
@@ -95,9 +98,9 @@ def remove(out: Output, key_id: str) -> int:
     """Remove a key. Whoever copied the repository before can still use it on the copy."""
     repo = out.open()
     chosen = _choose(repo, key_id)
-    room.remove_key(repo.storage, chosen.id, repo.key_id)
-    out.event("summary", id=chosen.id)
-    out.line(f"Removed the key {chosen.id[:8]}.")
+    room.remove_key(repo.storage, chosen, repo.key_id)
+    out.event("summary", id=chosen)
+    out.line(f"Removed the key {chosen[:8]}.")
     return 0
 
 
@@ -109,7 +112,10 @@ def passwd(out: Output, new_password_file: str | None) -> int:
     old = repo.key_id
     if not old:
         raise UsageError("A recovery sheet has no password to change.", "Add one with `holdfast key add`.")
-    label = next((k.header.label for k, _ in room.read_keys(repo.storage) if k.id == old), "")
+    used = next((k.header for k, _ in room.read_keys(repo.storage, {}) if k.id == old), None)
+    if used is not None and used.way != "password":
+        raise UsageError("The key in use is a key file; it has no password.", "Add one with `holdfast key add`.")
+    label = used.label if used else ""
     made = _add(out, repo, False, label, new_password_file, None)
     repo.storage.delete(f"keys/{old}")
     out.event("summary", id=made.id, replaced=old)
@@ -129,8 +135,11 @@ def export(out: Output) -> int:
     return 0
 
 
-def _choose(repo: Repository, prefix: str) -> room.Key:
-    fitting = [k for k, _ in room.read_keys(repo.storage) if k.id.startswith(prefix.lower())]
+def _choose(repo: Repository, prefix: str) -> str:
+    """The id of the one key that begins so; damaged ones count, for they can be removed."""
+    damaged: dict[str, str] = {}
+    known = [k.id for k, _ in room.read_keys(repo.storage, damaged)]
+    fitting = [i for i in (*known, *damaged) if i.startswith(prefix.lower())]
     if len(fitting) != 1 or not prefix:
         what = "No key begins" if not fitting else f"{len(fitting)} keys begin"
         raise UsageError(f"{what} with {prefix!r}.", "`holdfast key list` shows them.")

@@ -35,7 +35,9 @@ class Commands(click.Group):
             formatter.write_dl([(name, help_) for name, (_, help_) in COMMANDS.items()])
 
 
-@click.group(cls=Commands, epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=Commands, epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
+)
 @click.version_option(__version__, prog_name="holdfast", message="%(prog)s %(version)s")
 @click.option("-r", "--repo", "repository", metavar="PLACE", help="The repository: a folder (or HOLDFAST_REPOSITORY).")
 @click.option("--password-file", metavar="FILE", help="A file whose first line is the password.")

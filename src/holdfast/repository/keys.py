@@ -18,13 +18,24 @@ import msgspec
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from holdfast.errors import Busy, Damaged, HoldfastError, KeyCannotRead, ObjectExists, UsageError, WrongKey
+from holdfast.errors import (
+    Busy,
+    Damaged,
+    HoldfastError,
+    KeyCannotRead,
+    ObjectExists,
+    ObjectMissing,
+    UnknownVersion,
+    UsageError,
+    WrongKey,
+)
 from holdfast.repository.crypto import new_epoch, object_digest, public_of
 from holdfast.repository.format import VERSION, Argon2, Bundle, Epoch, KeyHeader
 from holdfast.storage.base import Storage
 
 ARGON2_MOST = Argon2(passes=20, memory=2 << 20, lanes=16)
 FORMAT = "holdfast key"
+_SALT_SIZE = 32
 _FILE_PREFIX = "holdfast-key-1:"
 _SHEET_TITLE = "HOLDFAST RECOVERY SHEET"
 
@@ -90,12 +101,12 @@ def add_key(
         grants="full" if bundle.can_read else "write-only",
         label=label,
         created_ns=now_ns,
-        salt=base64.b64encode(os.urandom(32)).decode(),
+        salt=base64.b64encode(os.urandom(_SALT_SIZE)).decode(),
         argon2=(argon2 or Argon2()) if way == "password" else None,
     )
     line = msgspec.json.encode(header) + b"\n"
     nonce = os.urandom(12)
-    wrapped = AESGCM(_wrapping_key(header, credential)).encrypt(nonce, msgspec.msgpack.encode(bundle), line)
+    wrapped = AESGCM(_wrapping_key(Key("", header), credential)).encrypt(nonce, msgspec.msgpack.encode(bundle), line)
     data = line + base64.b64encode(nonce + wrapped) + b"\n"
     name = object_digest([data]).hex()
     try:
@@ -105,10 +116,19 @@ def add_key(
     return Key(name, header)
 
 
-def read_keys(storage: Storage) -> Iterator[tuple[Key, bytes]]:
-    """Every key with its object's bytes, in the order of their ids. Damaged objects raise when they are met."""
+def read_keys(storage: Storage, damaged: dict[str, str] | None = None) -> Iterator[tuple[Key, bytes]]:
+    """Every key with its object's bytes, in the order of their ids. Damaged ones raise when they are met, or stand in
+    ``damaged`` when it is given: their ids, with a sentence.
+    """
     for name in sorted(info.name for info in storage.list("keys")):
-        yield read_key(storage, name)
+        try:
+            yield read_key(storage, name)
+        except ObjectMissing:  # removed meanwhile
+            continue
+        except (Damaged, UnknownVersion) as e:
+            if damaged is None:
+                raise
+            damaged[name[5:]] = str(e)
 
 
 def read_key(storage: Storage, name: str) -> tuple[Key, bytes]:
@@ -121,6 +141,8 @@ def read_key(storage: Storage, name: str) -> tuple[Key, bytes]:
         header = msgspec.json.decode(line, type=KeyHeader)
     except msgspec.MsgspecError:
         raise Damaged(f"The key object {name} cannot be understood.") from None
+    if header.version > VERSION:
+        raise UnknownVersion(f"The key object {name} has format version {header.version}.", "Use a newer Holdfast.")
     return Key(name[5:], header), data
 
 
@@ -135,7 +157,9 @@ def open_bundle(storage: Storage, credential: Credential) -> tuple[Bundle, str]:
             key, data = read_key(storage, name)
             if key.header.way == way and (bundle := _unwrap(key, data, credential)):
                 return bundle, key.id
-        except Damaged as e:  # another key may still open it
+        except ObjectMissing:  # removed meanwhile
+            continue
+        except (Damaged, UnknownVersion) as e:  # another key may still open it
             damaged = e
     if damaged:
         raise damaged
@@ -144,39 +168,48 @@ def open_bundle(storage: Storage, credential: Credential) -> tuple[Bundle, str]:
 
 
 def remove_key(storage: Storage, key_id: str, used: str) -> None:
-    """Delete a key; neither the one in use nor the last full one."""
+    """Delete a key, damaged ones too; neither the one in use nor the last full one."""
     if key_id == used:
         raise UsageError("This is the key you are using now.", "Use another key to remove it, or `key passwd`.")
-    others = [k for k, _ in read_keys(storage) if k.id != key_id]
+    others = [k for k, _ in read_keys(storage, {}) if k.id != key_id]
     if not any(k.header.grants == "full" for k in others):
         raise UsageError("This is the last full key: without it nothing could be restored.")
     storage.delete(f"keys/{key_id}")
 
 
 def _unwrap(key: Key, data: bytes, credential: Password | KeyFile) -> Bundle | None:
+    """The bundle, None when this credential does not open it."""
     line, _, rest = data.partition(b"\n")
+    wrapping = _wrapping_key(key, credential)
     try:
         blob = base64.b64decode(rest.strip(), validate=True)
-        plain = AESGCM(_wrapping_key(key.header, credential)).decrypt(blob[:12], blob[12:], line + b"\n")
+        plain = AESGCM(wrapping).decrypt(blob[:12], blob[12:], line + b"\n")
         bundle = msgspec.msgpack.decode(plain, type=Bundle)
     except (InvalidTag, ValueError):
         return None
     return bundle
 
 
-def _wrapping_key(header: KeyHeader, credential: Password | KeyFile) -> bytes:
-    salt = base64.b64decode(header.salt)
+def _wrapping_key(key: Key, credential: Password | KeyFile) -> bytes:
+    """What wraps the bundle. Damaged when the header asks for what no Holdfast ever wrote."""
+    header = key.header
+    thing = f"The key object keys/{key.id}"
+    try:
+        salt = base64.b64decode(header.salt, validate=True)
+    except ValueError:
+        salt = b""
+    if len(salt) != _SALT_SIZE:
+        raise Damaged(f"{thing} has no salt.")
     if isinstance(credential, KeyFile):
         return blake3.blake3(credential.secret + salt, derive_key_context="Holdfast repository v1 key file").digest()
     from argon2.low_level import Type, hash_secret_raw  # slow to import, needed by passwords only
 
-    cost = header.argon2 or Argon2()
-    most = ARGON2_MOST
-    if not (0 < cost.passes <= most.passes and 8 <= cost.memory <= most.memory and 0 < cost.lanes <= most.lanes):
-        raise Damaged("A key object asks for more Argon2 work than any Holdfast ever does.")
-    return hash_secret_raw(
-        credential.text.encode(), salt, cost.passes, cost.memory, cost.lanes, hash_len=32, type=Type.ID
-    )
+    cost, most = header.argon2 or Argon2(), ARGON2_MOST
+    fits = 0 < cost.passes <= most.passes and 0 < cost.lanes <= most.lanes
+    if not (fits and 8 * cost.lanes <= cost.memory <= most.memory):
+        raise Damaged(f"{thing} asks for Argon2 work that no Holdfast ever does.")
+    secret = credential.text.encode("utf-8", "surrogateescape")
+    return hash_secret_raw(secret, salt, cost.passes, cost.memory, cost.lanes, hash_len=32, type=Type.ID)
 
 
 # -- key files and recovery sheets -----------------------------------------------------------------------------------
@@ -227,18 +260,18 @@ def _parse_sheet(text: str) -> Bundle:
     parts: list[str] = []
     for line in text.splitlines():
         words = line.split()
-        if len(words) < 3 or not words[0].isdigit():
+        if len(words) < 3 or not words[0].isdecimal():
             continue
-        part = "".join(words[1:-1]).upper()
-        if int(words[0]) != len(parts) + 1 or words[-1].lower() != _line_check(len(parts) + 1, part):
-            raise UsageError(f"Line {words[0]} of the recovery sheet is mistyped or out of order.")
+        number, part = len(parts) + 1, "".join(words[1:-1]).upper()
+        if int(words[0][:9]) != number or words[-1].lower() != _line_check(number, part):
+            raise UsageError(f"Line {number:02d} of the recovery sheet is mistyped, missing or out of order.")
         parts.append(part)
     joined = "".join(parts)
     try:
         raw = base64.b32decode(joined + "=" * (-len(joined) % 8))
         return _with_public(msgspec.msgpack.decode(raw, type=Bundle))
     except (ValueError, msgspec.MsgspecError):
-        raise UsageError("The recovery sheet is not complete.") from None
+        raise UsageError(f"The recovery sheet is not complete: it ends with line {len(parts):02d}.") from None
 
 
 def _line_check(number: int, part: str) -> str:

@@ -3,9 +3,10 @@
 Entries are sorted by (directory, name), directories compared component by component: a directory's entries stand
 together, and directories follow each other depth first. The first entry is the base itself: directory and name empty.
 
-A leaf is closed after an entry whose path's checksum says so (every 256th on average, between LEAST and MOST), a node
-after a child whose id says so. The places depend on names and not on the neighbours, so a change touches one leaf and the
-nodes above it. Pages are chunks of kind tree; ``TreeWriter`` makes them, ``walk`` and ``Tree`` read them.
+A leaf is closed after an entry whose path's checksum says so (every 256th on average, between LEAST and MOST; sooner where
+large entries would make it much larger than HEAVY bytes, for a page is a chunk), a node after a child whose id says so.
+The places depend on names and not on the neighbours, so a change touches one leaf and the nodes above it. Pages are chunks
+of kind tree; ``TreeWriter`` makes them, ``walk`` and ``Tree`` read them.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from holdfast.repository.format import Child, Entry, Leaf, Node
 
 LEAST = 32
 MOST = 1024
+HEAVY = 1 << 20  # of lists of chunks, targets, attributes and directories' names in one leaf
 _MASK = 0xFF
 _NODE_LEAST = 8
 _NODE_MOST = 256
@@ -62,6 +64,7 @@ class TreeWriter:
         self._runs: list[Run] = []
         self._count = 0
         self._bytes = 0
+        self._weight = 0
         self._levels: list[list[Child]] = []
         self._last: Key | None = None
 
@@ -71,16 +74,23 @@ class TreeWriter:
             return
         self._check_order(directory, entries)
         crc32, salt = zlib.crc32, zlib.crc32(directory, self._seed)
+        if not self._runs or self._runs[-1][0] != directory:
+            self._weight += len(directory)
         start = 0
         for i, entry in enumerate(entries, 1):
             self._count += 1
             self._bytes += entry.size
-            if (self._count >= LEAST and crc32(entry.name, salt) & _MASK == 0) or self._count >= MOST:
-                self._runs.append((directory, entries[start:i]))
+            self._weight += len(entry.content) + len(entry.target)
+            if entry.xattrs:
+                self._weight += sum(len(n) + len(v) for n, v in entry.xattrs.items())
+            cut = self._count >= LEAST and crc32(entry.name, salt) & _MASK == 0
+            if cut or self._count >= MOST or self._weight >= HEAVY:
+                self._keep_run(directory, entries[start:i])
                 self._close_leaf()
                 start = i
+                self._weight = len(directory) if start < len(entries) else 0
         if start < len(entries):
-            self._runs.append((directory, entries[start:] if start else entries))
+            self._keep_run(directory, entries[start:] if start else entries)
 
     def finish(self) -> bytes:
         """Close every page; the root's id. A tree without entries has one empty leaf."""
@@ -97,10 +107,19 @@ class TreeWriter:
         raise AssertionError("a tree always has a root")
 
     def _check_order(self, directory: bytes, entries: list[Entry]) -> None:
-        first = sort_key(directory, entries[0].name)
+        first, names = sort_key(directory, entries[0].name), [e.name for e in entries]
         if self._last is not None and first <= self._last:
             raise ValueError(f"entries out of order: {first!r} after {self._last!r}")
-        self._last = first[0], entries[-1].name
+        if names != sorted(set(names)):
+            raise ValueError(f"entries out of order in {directory!r}")
+        self._last = first[0], names[-1]
+
+    def _keep_run(self, directory: bytes, entries: list[Entry]) -> None:
+        """One run for a directory, also when its entries come bit by bit: equal entries are equal pages."""
+        if self._runs and self._runs[-1][0] == directory:
+            self._runs[-1] = directory, [*self._runs[-1][1], *entries]
+        else:
+            self._runs.append((directory, entries))
 
     def _close_leaf(self) -> None:
         users = _named({e.uid for _, entries in self._runs for e in entries}, self._users)
@@ -108,7 +127,7 @@ class TreeWriter:
         page = self._store(_encode(Leaf(users, groups, self._runs)))
         directory, name = (self._runs[0][0], self._runs[0][1][0].name) if self._runs else (b"", b"")
         child = Child(directory, name, page, self._count, self._bytes)
-        self._runs, self._count, self._bytes = [], 0, 0
+        self._runs, self._count, self._bytes, self._weight = [], 0, 0, 0
         self._push(0, child)
 
     def _push(self, level: int, child: Child) -> None:

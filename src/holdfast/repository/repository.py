@@ -79,9 +79,7 @@ class Repository:
     def reader(self, *, contents: bool = False) -> ChunkReader:
         """A reader without a lease, for looks that end at once. ``contents``: it can tell what is in each pack."""
         condemned = self.leases.survey().condemned_packs()
-        loaded = load_index(
-            self.storage, self.secrets, condemned=condemned, survey=False, with_condemned=True, contents=contents
-        )
+        loaded = load_index(self.storage, self.secrets, condemned=condemned, with_condemned=True, contents=contents)
         return ChunkReader(self.storage, self.secrets, loaded.index)
 
 

@@ -16,12 +16,13 @@ from holdfast.errors import UsageError
 from holdfast.repository.format import Snapshot
 from holdfast.repository.snapshots import Stored
 
-_DURATION = re.compile(r"(?:(\d+)y)?(?:(\d+)m)?(?:(\d+)w)?(?:(\d+)d)?(?:(\d+)h)?\Z")
+_DURATION = re.compile("".join(rf"(?:([0-9]{{1,9}}){unit})?" for unit in "ymwdh") + r"\Z")
+_BEGINNING = datetime.datetime.min.replace(tzinfo=datetime.UTC)
 
 
 @dataclass(frozen=True)
 class Duration:
-    """A span as people say it. Months and years are the calendar's."""
+    """A span as people say it. Years, months and days are the calendar's, hours the clock's."""
 
     years: int = 0
     months: int = 0
@@ -29,20 +30,27 @@ class Duration:
     hours: int = 0
 
     def before(self, moment: datetime.datetime) -> datetime.datetime:
-        """The moment that long before; the last day of a shorter month where the day is missing."""
+        """The moment that long before, in UTC; the last day of a shorter month where the day is missing."""
         months = moment.year * 12 + moment.month - 1 - self.years * 12 - self.months
-        year, month = max(1, months // 12), months % 12 + 1
-        day = moment.day
-        while True:
-            try:
-                moved = moment.replace(year=year, month=month, day=day)
-                break
-            except ValueError:
-                day -= 1
+        if months < 12:
+            return _BEGINNING
+        moved = _in_month(moment, months) if self.years or self.months else moment
         try:
-            return moved - datetime.timedelta(days=self.days, hours=self.hours)
+            if self.days:
+                moved -= datetime.timedelta(days=self.days)
+            return moved.astimezone(datetime.UTC) - datetime.timedelta(hours=self.hours)
         except OverflowError:
-            return datetime.datetime.min.replace(tzinfo=moment.tzinfo)
+            return _BEGINNING
+
+
+def _in_month(moment: datetime.datetime, months: int) -> datetime.datetime:
+    """The same day and time in another month, counted from year 0; its last day where it is shorter."""
+    day = moment.day
+    while True:
+        try:
+            return moment.replace(year=months // 12, month=months % 12 + 1, day=day, fold=0)
+        except ValueError:
+            day -= 1
 
 
 def parse_duration(text: str) -> Duration:
@@ -107,7 +115,7 @@ def decide(snapshots: Iterable[Stored], policy: Policy, zone: datetime.tzinfo) -
     if policy.within and decisions:
         limit = policy.within.before(times[0])
         for decision, time in zip(decisions, times, strict=True):
-            if time >= limit:
+            if time.astimezone(datetime.UTC) >= limit:  # in one zone Python compares what the clocks showed
                 decision.reasons.append("within")
     for decision in decisions:
         decision.reasons += [f"tag {t}" for t in policy.tags if t in decision.stored.snapshot.tags]

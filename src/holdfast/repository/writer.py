@@ -176,6 +176,9 @@ class ChunkWriter:
 
     def _submit(self, stream: Stream, block: _OpenBlock) -> None:
         self._open.pop(stream, None)
+        whole = min(len(block.ids), len(block.lengths))  # a signal may have struck in the middle of ``keep``
+        del block.ids[whole:], block.lengths[whole:]
+        block.used = sum(block.lengths)
         if not block.ids:
             self._block_buffers.put(block.buffer)
             return
@@ -263,8 +266,12 @@ class ChunkWriter:
 
     def _store_pack(self, builder: PackBuilder) -> None:
         record, parts = builder.finish()
-        with contextlib.suppress(ObjectExists):
+        try:
             self._storage.put(pack_name(record), parts)
+        except ObjectExists:
+            # Only a put that was tried again meets its own pack; that it is there is not taken on trust.
+            if self._storage.stat(pack_name(record)).size != record.size:
+                raise
         parts.clear()
         self._pack_buffers[builder.kind].put(builder.buffer)
         self.packs.add(self._index.add_pack(record))
