@@ -63,8 +63,8 @@ def test_wherever_the_inodes_run_out_the_next_try_makes_it(machine, quick_folder
     disk = machine.tmpfs(size="8m", nr_inodes=10)
     refused = 0
     made = False
-    while not made:
-        disk.set(f"nr_inodes={10 + refused * 20 if refused < 12 else 250 + refused}")
+    while not made and refused < 40:
+        disk.set(f"nr_inodes={10 + refused * 20 if refused < 12 else 200 + refused * 4}")
         storage = LocalStorage(disk.path / "repository")
         house = House(storage, quick_folder)
         try:

@@ -275,14 +275,15 @@ def load_fuse() -> ModuleType:
 def check_folder(folder: str) -> None:
     """UsageError unless it is a folder that can be mounted on."""
     try:
-        is_folder = stat.S_ISDIR(os.stat(folder).st_mode)
+        with os.scandir(folder) as there:  # stat may know a folder whose file system is gone from the kernel's memory
+            next(there, None)
     except FileNotFoundError:
         raise UsageError(f"The folder {folder} does not exist.", f"Make it: `mkdir {folder}`.") from None
+    except NotADirectoryError:
+        raise UsageError(f"{folder} is not a folder.") from None
     except OSError as e:
         hint = f"A mount may have been left there: `fusermount3 -u {folder}`." if e.errno == errno.ENOTCONN else ""
         raise UsageError(f"{folder} cannot be mounted on: {os.strerror(e.errno or 0)}.", hint) from None
-    if not is_folder:
-        raise UsageError(f"{folder} is not a folder.")
 
 
 def _with_seek(fuse: ModuleType) -> Any:

@@ -12,6 +12,10 @@ from typing import Final
 import msgspec
 
 VERSION: Final = 1
+NO_SENSE: Final = (
+    ValueError,
+    RecursionError,
+)  # what decoding raises: msgspec's own, bytes that are no UTF-8, deep nests
 
 # -- sizes ---------------------------------------------------------------------------------------------------------
 CHUNK_MAX: Final = 4 << 20

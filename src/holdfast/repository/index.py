@@ -18,7 +18,7 @@ from borghash import HashTable
 
 from holdfast.errors import Damaged, ObjectMissing, StorageError, StorageUnavailable
 from holdfast.repository.crypto import Secrets, object_digest
-from holdfast.repository.format import ID_SIZE, PLACE, IndexFile, PackRecord
+from holdfast.repository.format import ID_SIZE, NO_SENSE, PLACE, IndexFile, PackRecord
 from holdfast.repository.packs import check_record, read_contents
 from holdfast.storage.base import Storage
 
@@ -131,7 +131,7 @@ def read_index_object(storage: Storage, secrets: Secrets, name: str) -> IndexFil
     plain = secrets.open_shared(PURPOSE, data, f"The index object {name}")
     try:
         content = msgspec.msgpack.decode(plain, type=IndexFile)
-    except msgspec.MsgspecError:
+    except NO_SENSE:
         raise Damaged(f"The index object {name} cannot be understood.") from None
     for record in content.packs:
         check_record(record, f"The index object {name}")

@@ -30,7 +30,7 @@ from holdfast.errors import (
     WrongKey,
 )
 from holdfast.repository.crypto import new_epoch, object_digest, public_of
-from holdfast.repository.format import VERSION, Argon2, Bundle, Epoch, KeyHeader
+from holdfast.repository.format import NO_SENSE, VERSION, Argon2, Bundle, Epoch, KeyHeader
 from holdfast.storage.base import Storage
 
 ARGON2_MOST = Argon2(passes=20, memory=2 << 20, lanes=16)
@@ -139,30 +139,38 @@ def read_key(storage: Storage, name: str) -> tuple[Key, bytes]:
     line = data.partition(b"\n")[0]
     try:
         header = msgspec.json.decode(line, type=KeyHeader)
-    except msgspec.MsgspecError:
+    except NO_SENSE:
         raise Damaged(f"The key object {name} cannot be understood.") from None
     if header.version > VERSION:
         raise UnknownVersion(f"The key object {name} has format version {header.version}.", "Use a newer Holdfast.")
     return Key(name[5:], header), data
 
 
-def open_bundle(storage: Storage, credential: Credential) -> tuple[Bundle, str]:
-    """Find the key that this credential opens: its bundle and its id (empty for a recovery sheet)."""
+def open_bundle(storage: Storage, credential: Credential, repository: str) -> tuple[Bundle, str]:
+    """Find the key that this credential opens: its bundle and its id (empty for a recovery sheet).
+
+    Keys of this repository come first: one of another may be left over from an ``init`` that was cut off.
+    """
     if isinstance(credential, Sheet):
         return credential.bundle, ""
     way = "password" if isinstance(credential, Password) else "file"
-    damaged: HoldfastError | None = None
+    trouble: HoldfastError | None = None
+    found: list[tuple[Key, bytes]] = []
     for name in sorted(info.name for info in storage.list("keys")):
         try:
-            key, data = read_key(storage, name)
-            if key.header.way == way and (bundle := _unwrap(key, data, credential)):
-                return bundle, key.id
+            found.append(read_key(storage, name))
         except ObjectMissing:  # removed meanwhile
             continue
         except (Damaged, UnknownVersion) as e:  # another key may still open it
-            damaged = e
-    if damaged:
-        raise damaged
+            trouble = e
+    for key, data in sorted(found, key=lambda f: f[0].header.repository != repository):
+        try:
+            if key.header.way == way and (bundle := _unwrap(key, data, credential)):
+                return bundle, key.id
+        except Damaged as e:
+            trouble = e
+    if trouble:
+        raise trouble
     what = "this password" if way == "password" else "this key file"
     raise WrongKey(f"No key of the repository at {storage.place} opens with {what}.", "Check it and try again.")
 
@@ -270,7 +278,7 @@ def _parse_sheet(text: str) -> Bundle:
     try:
         raw = base64.b32decode(joined + "=" * (-len(joined) % 8))
         return _with_public(msgspec.msgpack.decode(raw, type=Bundle))
-    except (ValueError, msgspec.MsgspecError):
+    except NO_SENSE:
         raise UsageError(f"The recovery sheet is not complete: it ends with line {len(parts):02d}.") from None
 
 

@@ -17,7 +17,7 @@ import msgspec
 
 from holdfast.errors import Busy, Damaged, ObjectMissing, StorageDenied, StorageError
 from holdfast.repository.crypto import Secrets, object_digest
-from holdfast.repository.format import Condemned, Lease
+from holdfast.repository.format import NO_SENSE, Condemned, Lease
 from holdfast.storage.base import ObjectInfo, Storage
 
 PURPOSE = b"locks"
@@ -170,7 +170,7 @@ class Leases:
         plain = self._secrets.open_shared(PURPOSE, data, f"The lock object {name}")
         try:
             return msgspec.msgpack.decode(plain, type=Lease | Condemned)
-        except msgspec.MsgspecError:
+        except NO_SENSE:
             raise Damaged(f"The lock object {name} cannot be understood.") from None
 
 

@@ -22,6 +22,7 @@ from holdfast.repository.format import (
     CODEC_RAW,
     CODEC_ZSTD,
     ID_SIZE,
+    NO_SENSE,
     PACK_END,
     PACK_HEADER,
     PACK_MAGIC,
@@ -149,7 +150,7 @@ def read_contents(storage: Storage, secrets: Secrets, name: str, size: int) -> P
 def decode_record(plain: bytes, thing: str) -> PackRecord:
     try:
         return msgspec.msgpack.decode(plain, type=PackRecord)
-    except msgspec.MsgspecError:
+    except NO_SENSE:
         raise Damaged(f"{thing}: its table of contents cannot be understood.") from None
 
 

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 import msgspec
 
 from holdfast.errors import Damaged
-from holdfast.repository.format import Child, Entry, Leaf, Node
+from holdfast.repository.format import NO_SENSE, Child, Entry, Leaf, Node
 
 LEAST = 32
 MOST = 1024
@@ -27,6 +27,7 @@ _NODE_LEAST = 8
 _NODE_MOST = 256
 _NODE_MASK = 0x3F
 _MOST_LEVELS = 12
+_MOST_BYTES = (1 << 63) - 1  # below a page: sparse files can claim more together than a number holds
 
 Key = tuple[bytes, bytes]
 StorePage = Callable[[bytes], bytes]
@@ -126,7 +127,7 @@ class TreeWriter:
         groups = _named({e.gid for _, entries in self._runs for e in entries}, self._groups)
         page = self._store(_encode(Leaf(users, groups, self._runs)))
         directory, name = (self._runs[0][0], self._runs[0][1][0].name) if self._runs else (b"", b"")
-        child = Child(directory, name, page, self._count, self._bytes)
+        child = Child(directory, name, page, self._count, min(self._bytes, _MOST_BYTES))
         self._runs, self._count, self._bytes, self._weight = [], 0, 0, 0
         self._push(0, child)
 
@@ -143,7 +144,7 @@ class TreeWriter:
         children, self._levels[level] = self._levels[level], []
         first = children[0]
         page = self._store(_encode(Node(level + 1, children)))
-        entries, size = sum(c.entries for c in children), sum(c.size for c in children)
+        entries, size = sum(c.entries for c in children), min(sum(c.size for c in children), _MOST_BYTES)
         self._push(level + 1, Child(first.directory, first.name, page, entries, size))
 
 
@@ -155,7 +156,7 @@ def decode_page(data: bytes, page: bytes) -> Leaf | Node:
     """A page's content as what it is; Damaged when it is neither leaf nor node."""
     try:
         return _decoder.decode(data)
-    except msgspec.MsgspecError:
+    except NO_SENSE:
         raise Damaged(f"The page {page.hex()[:16]} cannot be understood.") from None
 
 

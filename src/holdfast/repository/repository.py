@@ -17,7 +17,7 @@ import msgspec
 from holdfast.errors import Damaged, NoRepository, ObjectExists, ObjectMissing, RepositoryExists, UnknownVersion
 from holdfast.repository import keys
 from holdfast.repository.crypto import Secrets
-from holdfast.repository.format import VERSION, Argon2, Chunker, Config, Snapshot
+from holdfast.repository.format import NO_SENSE, VERSION, Argon2, Chunker, Config, Snapshot
 from holdfast.repository.index import Index, Loaded, load_index
 from holdfast.repository.leases import Hold, Leases, Owner
 from holdfast.repository.pages import Tree
@@ -131,6 +131,11 @@ def create(
     """Make a new repository in an empty storage. The config is stored last: until then there is none."""
     if _exists(storage):
         raise RepositoryExists(f"There is a repository at {storage.place} already.")
+    if any(True for folder in ("data", "index", "snapshots") for _ in storage.list(folder)):
+        raise RepositoryExists(
+            f"At {storage.place} lie the objects of a repository whose config is missing.",
+            "Restore `config` from a copy of it, or choose another place.",
+        )
     config = Config(FORMAT, VERSION, os.urandom(16).hex(), chunker or Chunker())
     bundle = keys.new_bundle(config.repository)
     secrets = Secrets(bundle)
@@ -150,7 +155,7 @@ def open_repository(
     """Open the repository in a storage. Its version is checked before a password is worked on."""
     line, mac = read_config(storage)
     config = parse_config(line, storage.place)
-    bundle, key_id = keys.open_bundle(storage, credential)
+    bundle, key_id = keys.open_bundle(storage, credential, config.repository)
     secrets = Secrets(bundle)
     if bundle.repository != config.repository or secrets.config_mac(line) != mac:
         raise Damaged(
@@ -168,13 +173,13 @@ def read_config(storage: Storage) -> tuple[bytes, str]:
         raise NoRepository(
             f"There is no repository at {storage.place}.", "Make one with `holdfast init`, or check the address."
         ) from None
-    line, newline, mac = data[:CONFIG_MOST].partition(b"\n")
-    return line + newline, mac.decode("ascii", "replace").strip()
+    line, newline, proof = data[:CONFIG_MOST].partition(b"\n")
+    return line + newline, proof.decode("ascii", "replace").removesuffix("\n") if proof.endswith(b"\n") else ""
 
 
 def parse_config(line: bytes, place: str) -> Config:
     """Understand a config, telling apart what is newer, what is damaged and what is something else."""
-    version = re.search(rb'"format":"holdfast repository","version":(\d+)', line)
+    version = re.search(rb'"format":"holdfast repository","version":(\d{1,9})', line)
     if version and int(version[1]) > VERSION:
         raise UnknownVersion(
             f"The repository at {place} has format version {int(version[1])}; this Holdfast knows {VERSION}.",
@@ -182,7 +187,7 @@ def parse_config(line: bytes, place: str) -> Config:
         )
     try:
         config = msgspec.json.decode(line, type=Config)
-    except msgspec.MsgspecError:
+    except NO_SENSE:
         config = None
     if config is None or config.format != FORMAT:
         raise Damaged(f"The config at {place} cannot be understood: it is damaged, or not a Holdfast repository.")

@@ -10,7 +10,7 @@ import msgspec
 
 from holdfast.errors import Damaged, ObjectMissing, SnapshotMissing, UsageError
 from holdfast.repository.crypto import Secrets, object_digest
-from holdfast.repository.format import Snapshot
+from holdfast.repository.format import NO_SENSE, Snapshot
 from holdfast.storage.base import Storage
 
 PURPOSE = b"snapshot"
@@ -63,7 +63,7 @@ def read_snapshot(storage: Storage, secrets: Secrets, snapshot_id: str) -> Snaps
     plain = secrets.open_sealed(PURPOSE, data, f"The snapshot {snapshot_id[:SHORT]}")
     try:
         return msgspec.msgpack.decode(plain, type=Snapshot)
-    except msgspec.MsgspecError:
+    except NO_SENSE:
         raise Damaged(f"The snapshot {snapshot_id[:SHORT]} cannot be understood.") from None
 
 
