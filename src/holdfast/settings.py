@@ -51,6 +51,7 @@ class Settings(msgspec.Struct, frozen=True):
     password_command: str
     key_file: str
     host: str
+    time_zone: str
     level: int
     exclude: tuple[str, ...]
     data_folder: Path
@@ -98,6 +99,7 @@ def load(options: Mapping[str, str], environment: Mapping[str, str] | None = Non
         or profile_credential.password_command,
         key_file=options.get("key_file") or lower.get("HOLDFAST_KEY_FILE") or profile_credential.key_file,
         host=pick("host", "HOLDFAST_HOST", profile.host),
+        time_zone=env.get("TZ") or "",
         level=profile.level,
         exclude=profile.exclude,
         data_folder=Path(env.get("XDG_DATA_HOME") or home / ".local" / "share") / NAME,

@@ -5,12 +5,15 @@ Nothing below this floor asks the machine for the time, the host's name or a pas
 
 from __future__ import annotations
 
+import contextlib
+import datetime
 import os
 import pwd
 import shlex
 import socket
 import subprocess
 import time
+import zoneinfo
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -46,6 +49,15 @@ class App:
     @property
     def uses_default(self) -> bool:
         return not self.settings.repository
+
+    def zone(self) -> datetime.tzinfo:
+        """The time zone that days and weeks are counted in: TZ's, else the machine's, else UTC."""
+        with contextlib.suppress(OSError, ValueError, LookupError):
+            if self.settings.time_zone:
+                return zoneinfo.ZoneInfo(self.settings.time_zone.removeprefix(":"))
+        with contextlib.suppress(OSError, ValueError), open("/etc/localtime", "rb") as f:
+            return zoneinfo.ZoneInfo.from_file(f, key="local")
+        return datetime.UTC
 
     def owner(self) -> Owner:
         return machine_owner(self.settings.host)

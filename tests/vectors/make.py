@@ -196,7 +196,7 @@ def back_up(repo: Repository, tree: Path, tags: tuple[str, ...], cipher: int) ->
 
 
 def make_v1(place: Path, clock: Clock) -> Json:
-    """Three snapshots, the last by a write-only key; a condemned list and its packs; a lease; a superseded index object."""
+    """Three snapshots, the last by a write-only key; a condemned list; a lease; a superseded index object."""
     tree = WORK / "tree"
     make_tree(tree)
     repo = make_repository(place, PASSWORD, clock)

@@ -1,6 +1,6 @@
-"""Plans the faults of a version's vectors: what to change in a copy, what must be found then, and what may be lost by it.
+"""Plans the faults of a version's vectors: what to change in a copy, what must be found then, what may be lost by it.
 
-    .venv/bin/python -m tests.vectors.plan FOLDER        writes FOLDER/faults.json anew, for the v1 and other that lie there
+    .venv/bin/python -m tests.vectors.plan FOLDER        writes FOLDER/faults.json anew, for the v1 and other there
 
 What is lost is derived here from the index and the pages alone, not from what ``check`` says. README.md has the words.
 """
@@ -105,8 +105,8 @@ class Faults:
         snapshots: Iterable[str] = (),
         opens: dict[str, str] | None = None,
     ) -> None:
-        """``lost``: chunks that cannot be had. ``snapshots``: those that cannot be read at all. ``opens``: the code of the
-        error that each credential meets, none for those that open.
+        """``lost``: chunks that cannot be had. ``snapshots``: those that cannot be read at all. ``opens``: the code of
+        the error that each credential meets, none for those that open.
         """
         by_snapshot: Json = {}
         for snapshot, path in sorted({use for chunk in lost for use in self.users.get(chunk, ())}):
@@ -147,7 +147,7 @@ def ids_of(record: PackRecord) -> set[bytes]:
     return {record.ids[i : i + ID_SIZE] for i in range(0, len(record.ids), ID_SIZE)}
 
 
-# -- what may be done ---------------------------------------------------------------------------------------------------
+# -- what may be done ------------------------------------------------------------------------------------------------
 
 
 def flip(name: str, at: int, bit: int = 0) -> Json:

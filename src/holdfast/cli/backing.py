@@ -38,8 +38,8 @@ _MOST_WARNINGS = 50
 def backup(out: Output, paths: tuple[str, ...], from_stdin: bool, stdin_name: str, **options: Any) -> int:
     """Back PATH... up into a new snapshot.
 
-    One path is the snapshot's base: restoring gives its contents back. Unchanged files are recognised and not read again.
-    The exit status is 3 when some files could not be read; they are named, and the snapshot holds all others.
+    One path is the snapshot's base: restoring gives its contents back. Unchanged files are recognised and not read
+    again. The exit status is 3 when some files could not be read; they are named, and the snapshot holds all others.
     """
     if bool(paths) == from_stdin:
         raise UsageError(
@@ -123,9 +123,8 @@ def _tell(out: Output, report: archive.Report, dry_run: bool) -> int:
         errors=len(report.troubles),
     )
     out.line(f"Files:   {t.files_new} new, {t.files_changed} changed, {t.files_unmodified} unmodified")
-    out.line(
-        f"Content: {size_text(t.bytes_total)} in {t.files} files, {size_text(t.bytes_read)} read, {size_text(t.bytes_stored)} stored"
-    )
+    read, stored = size_text(t.bytes_read), size_text(t.bytes_stored)
+    out.line(f"Content: {size_text(t.bytes_total)} in {t.files} files, {read} read, {stored} stored")
     if dry_run:
         out.line("Nothing was stored: this was a dry run.")
     else:

@@ -18,7 +18,8 @@ from holdfast.repository.repository import Repository
 def key() -> None:
     """List, add, remove, change and export keys.
 
-    A full key reads everything. A write-only key adds backups and reads nothing: give it to machines that may be stolen.
+    A full key reads everything. A write-only key adds backups and reads nothing: give it to machines that may be
+    stolen.
     """
 
 

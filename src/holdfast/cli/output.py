@@ -1,7 +1,7 @@
 """What commands share: options, the opened repository, output for people and for programs, progress.
 
-For people: text on standard output, progress and warnings on standard error. For programs (``--json``): commands that list
-print one JSON document; commands that run print lines with a ``message_type``, the last one ``summary``.
+For people: text on standard output, progress and warnings on standard error. For programs (``--json``): commands that
+list print one JSON document; commands that run print lines with a ``message_type``, the last one ``summary``.
 """
 
 from __future__ import annotations

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 from typing import Any
 
 import click
@@ -83,7 +82,7 @@ def _named(out: Output, found: list[Stored], names: tuple[str, ...]) -> list[Sto
 
 def _by_policy(out: Output, found: list[Stored], policy: Policy, group_by: str) -> list[Stored]:
     by = tuple(b.strip() for b in group_by.split(",") if b.strip())
-    zone = datetime.datetime.now().astimezone().tzinfo or datetime.UTC
+    zone = out.app.zone()
     gone: list[Stored] = []
     for key, members in groups(found, by).items():
         decisions = decide(members, policy, zone)
@@ -136,9 +135,8 @@ def run_prune(out: Output, repo: Repository, request: room.Request) -> int:
     out.event("summary", dry_run=request.dry_run, **{f: getattr(report, f) for f in report.__dataclass_fields__})
     would = "would be " if request.dry_run else ""
     out.line(f"Needed:   {report.live_chunks} chunks; not needed: {report.dead_chunks}")
-    out.line(
-        f"Packs:    {report.condemned_packs} {would}condemned ({size_text(report.condemned_bytes)}), {report.rewritten_packs} of them {would}rewritten"
-    )
+    condemned = f"{report.condemned_packs} {would}condemned ({size_text(report.condemned_bytes)})"
+    out.line(f"Packs:    {condemned}, {report.rewritten_packs} of them {would}rewritten")
     out.line(f"Deleted:  {report.deleted_packs} packs ({size_text(report.deleted_bytes)})")
     if report.waiting_packs:
         out.line(

@@ -45,7 +45,8 @@ def find_snapshot(
 def restore(out: Output, snapshot: str, target: str | None, in_place: bool, **options: Any) -> int:
     """Restore SNAPSHOT (`latest` or the beginning of an id), or `SNAPSHOT:sub/folder`, into a folder.
 
-    What is there already with the same size and time is kept; what differs is replaced. Nothing is written outside the target.
+    What is there already with the same size and time is kept; what differs is replaced. Nothing is written outside
+    the target.
     """
     if bool(target) == in_place:
         raise UsageError("Say where to: --target FOLDER, or --in-place.")

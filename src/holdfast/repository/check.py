@@ -1,8 +1,9 @@
 """Verifies a repository and says exactly which files of which snapshots are affected by what it finds.
 
-Always: every key, lock, index and snapshot object against its name and its seal; every pack that is named is there in its
-size; every page of every snapshot is read and verified; every chunk that is referred to is in a pack. With ``read_data`` also
-every pack (or a part of them) is read: its bytes against its name, its table against the index, every block, every chunk.
+Always: every key, lock, index and snapshot object against its name and its seal; every pack that is named is there in
+its size; every page of every snapshot is read and verified; every chunk that is referred to is in a pack. With
+``read_data`` also every pack (or a part of them) is read: its bytes against its name, its table against the index,
+every block, every chunk.
 """
 
 from __future__ import annotations
@@ -70,7 +71,9 @@ def check(
     seed: int | None = None,
     tick: Callable[[str, int, int], None] = lambda what, done, expected: None,
 ) -> Report:
-    """Check everything; ``read_data`` is the part of the packs to read, 0 to 1. ``tick`` hears (what, done, expected)."""
+    """Check everything; ``read_data`` is the part of the packs to read, 0 to 1. ``tick`` hears (what, done,
+    expected).
+    """
     report = Report()
     with repo.leases.hold("check", needed=False):
         _Check(repo, report, tick).run(read_data, seed)
@@ -209,9 +212,10 @@ class _Check:
         except HoldfastError:
             return True
         if not isinstance(content, Leaf):
-            return any([self._page(child.page, levels - 1) for child in content.children])
+            below = [self._page(child.page, levels - 1) for child in content.children]  # all of them, not the first
+            return any(below)
         entries = (e for _, entries in content.runs for e in entries if e.content)
-        return any([self._why(e.content, e.depth) is not None for e in entries])
+        return any(self._why(e.content, e.depth) is not None for e in entries)
 
     def _read_page(self, page: bytes, levels: int) -> Leaf | Node:
         if levels == 0:

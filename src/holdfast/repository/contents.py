@@ -1,8 +1,8 @@
 """A file's content as a list of items of ID_SIZE bytes each: chunk ids, and holes.
 
 A hole is HOLE_MARK followed by its length in 8 bytes: a run of zeros that took no space in the source. A list longer
-than INLINE_CHUNKS items is itself cut into chunks of kind tree (at items whose first byte is 0, so that lists of similar files share
-them); the entry then holds those ids and has depth 1.
+than INLINE_CHUNKS items is itself cut into chunks of kind tree (at items whose first byte is 0, so that lists of
+similar files share them); the entry then holds those ids and has depth 1.
 """
 
 from __future__ import annotations

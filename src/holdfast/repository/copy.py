@@ -1,8 +1,9 @@
 """Copies snapshots into another repository: no source file is read, nothing is compressed again.
 
-Chunk ids are keyed by each repository, so every chunk is hashed anew and the pages are written with the new ids. Blocks go over
-as they are packed when all of their chunks are wanted and new; otherwise their chunks are added one by one. What is already
-there is not copied, so a copy that was cut off goes on where it was. A snapshot that was copied before (``original``) is skipped.
+Chunk ids are keyed by each repository, so every chunk is hashed anew and the pages are written with the new ids.
+Blocks go over as they are packed when all of their chunks are wanted and new; otherwise their chunks are added one by
+one. What is already there is not copied, so a copy that was cut off goes on where it was. A snapshot that was copied
+before (``original``) is skipped.
 """
 
 from __future__ import annotations

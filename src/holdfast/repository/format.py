@@ -196,10 +196,10 @@ class Snapshot(msgspec.Struct, kw_only=True):
 class Entry(msgspec.Struct, array_like=True, gc=False):
     """One thing in a directory.
 
-    ``kind`` is find's letter: f d l p s b c. ``mode``: permission bits. Times in ns. ``content``: chunk ids (or holes,
-    see ``contents.py``) of ID_SIZE, one after the other; with ``depth`` 1 they are the chunks holding that list.
-    ``target``: a symlink's. ``device``: a device node's number. ``links``: (device, inode) shared by the hard links of one
-    file, else empty. ``xattrs``: names and values, POSIX ACLs among them.
+    ``kind`` is find's letter: f d l p s b c. ``mode``: permission bits. Times in ns. ``content``: chunk ids (or
+    holes, see ``contents.py``) of ID_SIZE, one after the other; with ``depth`` 1 they are the chunks holding that
+    list. ``target``: a symlink's. ``device``: a device node's number. ``links``: (device, inode) shared by the hard
+    links of one file, else empty. ``xattrs``: names and values, POSIX ACLs among them.
     """
 
     name: bytes

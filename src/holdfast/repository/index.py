@@ -1,9 +1,9 @@
 """The index: which pack, block and place holds a chunk. In memory about 50 bytes a chunk; on storage, objects under
 ``index/`` that can always be rebuilt from the packs' own tables of contents.
 
-What is loaded is what can be used: packs on a condemned list, packs that are not in storage or have another size there,
-are left out, and a chunk that only they hold counts as absent. Packs in storage that no index object knows (a backup was
-killed) are adopted from their own tables.
+What is loaded is what can be used: packs on a condemned list, packs that are not in storage or have another size
+there, are left out, and a chunk that only they hold counts as absent. Packs in storage that no index object knows (a
+backup was killed) are adopted from their own tables.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ class Location(NamedTuple):
 class Index:
     """Chunks and packs in memory. Reading is safe from any thread; each call is atomic.
 
-    ``packs``: every pack's record, by number. Unless ``contents`` is asked for, as prune, check and copy do, the records
-    kept are without their chunks, which saves 32 bytes a chunk.
+    ``packs``: every pack's record, by number. Unless ``contents`` is asked for, as prune, check and copy do, the
+    records kept are without their chunks, which saves 32 bytes a chunk.
     """
 
     def __init__(self, *, contents: bool = True) -> None:
@@ -74,8 +74,8 @@ class Index:
         self._table[chunk_id] = _VALUE.pack(PENDING, length)
 
     def add_pack(self, record: PackRecord, *, weak: bool = False) -> int:
-        """Take a pack's chunks in; its number. A chunk that is in several packs is found in the one added last, but never
-        in a ``weak`` one when it is elsewhere too.
+        """Take a pack's chunks in; its number. A chunk that is in several packs is found in the one added last, but
+        never in a ``weak`` one when it is elsewhere too.
         """
         known = self._numbers.get(record.name)
         if known is not None:

@@ -1,9 +1,10 @@
 """Who is at work, and what is going to be deleted: the leases and condemned lists under ``locks/``.
 
-Nobody waits for anybody. Somebody at work holds a lease, which he refreshes; prune condemns packs by a list, and a later
-sweep deletes them only when no lease is left that might not know the list. A lease names the lists its holder knows, so
-no clocks are compared for that; ages are taken from the storage's own times. A lease is over when its holder dropped it,
-when it was not refreshed for LEASE_LIFE_S, or when its process is known to have ended on this very machine.
+Nobody waits for anybody. Somebody at work holds a lease, which he refreshes; prune condemns packs by a list, and a
+later sweep deletes them only when no lease is left that might not know the list. A lease names the lists its holder
+knows, so no clocks are compared for that; ages are taken from the storage's own times. A lease is over when its
+holder dropped it, when it was not refreshed for LEASE_LIFE_S, or when its process is known to have ended on this very
+machine.
 """
 
 from __future__ import annotations

@@ -3,10 +3,10 @@
 Entries are sorted by (directory, name), directories compared component by component: a directory's entries stand
 together, and directories follow each other depth first. The first entry is the base itself: directory and name empty.
 
-A leaf is closed after an entry whose path's checksum says so (every 256th on average, between LEAST and MOST; sooner where
-large entries would make it much larger than HEAVY bytes, for a page is a chunk), a node after a child whose id says so.
-The places depend on names and not on the neighbours, so a change touches one leaf and the nodes above it. Pages are chunks
-of kind tree; ``TreeWriter`` makes them, ``walk`` and ``Tree`` read them.
+A leaf is closed after an entry whose path's checksum says so (every 256th on average, between LEAST and MOST; sooner
+where large entries would make it much larger than HEAVY bytes, for a page is a chunk), a node after a child whose id
+says so. The places depend on names and not on the neighbours, so a change touches one leaf and the nodes above it.
+Pages are chunks of kind tree; ``TreeWriter`` makes them, ``walk`` and ``Tree`` read them.
 """
 
 from __future__ import annotations

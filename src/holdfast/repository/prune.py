@@ -1,13 +1,14 @@
 """Frees the space that no snapshot needs, while backups go on: first condemn, later sweep.
 
-Condemning (this run): what snapshots need is marked; packs with nothing of it are condemned, packs with little of it have it
-copied into new packs first. A *condemned list* is put, and from then on writers treat those packs as absent. Sweeping (a
-later run, or this one with ``now``): a list is ripe when its deadline is past and every lease that is not over knows it.
-Then snapshots are read again; packs that one of them needs after all are pardoned, the rest deleted: out of the index
-first, then the packs, the list last. A prune killed anywhere leaves a repository that is whole, and a later one goes on.
+Condemning (this run): what snapshots need is marked; packs with nothing of it are condemned, packs with little of it
+have it copied into new packs first. A *condemned list* is put, and from then on writers treat those packs as absent.
+Sweeping (a later run, or this one with ``now``): a list is ripe when its deadline is past and every lease that is not
+over knows it. Then snapshots are read again; packs that one of them needs after all are pardoned, the rest deleted:
+out of the index first, then the packs, the list last. A prune killed anywhere leaves a repository that is whole, and
+a later one goes on.
 
-Order that everything rests on: leases are read before snapshots. A writer that does not know a list is seen by its lease, or
-has ended, and then its snapshot is seen.
+Order that everything rests on: leases are read before snapshots. A writer that does not know a list is seen by its
+lease, or has ended, and then its snapshot is seen.
 """
 
 from __future__ import annotations
@@ -317,7 +318,9 @@ def _rewrite_index(repo: Repository, state: _State, doomed: set[bytes]) -> int:
 
 
 def put_index(repo: Repository, records: list[PackRecord], supersedes: set[str]) -> int:
-    """Store records as index objects of at most INDEX_CHUNKS chunks; the last one stands for the superseded. How many."""
+    """Store records as index objects of at most INDEX_CHUNKS chunks; the last one stands for the superseded. How
+    many.
+    """
     groups: list[list[PackRecord]] = [[]]
     count = 0
     for record in {r.name: r for r in records}.values():

@@ -1,8 +1,9 @@
 """Which snapshots a policy keeps. Pure: snapshots and a time zone in, decisions with reasons out.
 
-As restic's users know it: ``last`` keeps the newest n; ``hourly`` to ``yearly`` keep the newest of each of the last n hours,
-days, weeks (ISO), months or years that have one; ``within`` keeps what is no older than a duration before the newest;
-``tags`` keeps what has any of the tags. A number below 0 means: all. A snapshot is kept when any rule keeps it.
+As restic's users know it: ``last`` keeps the newest n; ``hourly`` to ``yearly`` keep the newest of each of the last n
+hours, days, weeks (ISO), months or years that have one; ``within`` keeps what is no older than a duration before the
+newest; ``tags`` keeps what has any of the tags. A number below 0 means: all. A snapshot is kept when any rule keeps
+it.
 """
 
 from __future__ import annotations

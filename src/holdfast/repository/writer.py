@@ -4,8 +4,8 @@ One thread (the caller's) adds chunks; it reads straight into the block being fi
 Full blocks go to a few workers, which compress without Python's lock, seal into the current pack, and store packs that
 are full. Buffers are reused and bounded: when all are out, the caller waits, so memory does not grow with the work.
 
-Invariants: packs are durable before the index object that names them is written; ``flush`` returns when everything added
-before it is durable and indexed. A worker's failure stops the caller at its next call and is raised there.
+Invariants: packs are durable before the index object that names them is written; ``flush`` returns when everything
+added before it is durable and indexed. A worker's failure stops the caller at its next call and is raised there.
 """
 
 from __future__ import annotations
@@ -135,7 +135,9 @@ class ChunkWriter:
         self._index.reserve(chunk_id, length)
 
     def add_block(self, kind: int, codec: int, payload: bytes, raw: int, ids: list[bytes], lengths: list[int]) -> None:
-        """Take a block as another pack has it: nothing is unpacked or compressed again. Its chunks' new ids are given."""
+        """Take a block as another pack has it: nothing is unpacked or compressed again. Its chunks' new ids are
+        given.
+        """
         for chunk_id, length in zip(ids, lengths, strict=True):
             self._index.reserve(chunk_id, length)
         self._wait_for_room()
