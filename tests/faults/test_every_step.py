@@ -15,7 +15,7 @@ import pytest
 from holdfast.errors import HoldfastError, StorageDenied, StorageFull
 from holdfast.storage.local import LocalStorage
 from tests.support.faults import WORKED
-from tests.support.rounds import WORKS, House, Work
+from tests.support.rounds import BACK_UP, PRUNE_NOW, SWEEP, WORKS, House, Work
 from tests.support.storages import (
     Fault,
     Misbehaving,
@@ -56,20 +56,21 @@ MORE_FAULTS = {
 }
 
 
-@pytest.fixture(params=WORKS, ids=lambda work: work.name)
-def work(request):
-    return request.param
+every_work = pytest.mark.parametrize("work", WORKS, ids=lambda work: work.name)
+some_works = pytest.mark.parametrize("work", [BACK_UP, PRUNE_NOW, SWEEP], ids=lambda work: work.name)
 
 
+@some_works
 @pytest.mark.parametrize("fault", FAULTS)
 def test_whatever_goes_wrong_at_any_step_everything_reported_stays_whole(house, work, fault):
     disturb_every_step(house, work, fault, FAULTS[fault])
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("fault", MORE_FAULTS)
+@every_work
+@pytest.mark.parametrize("fault", FAULTS | MORE_FAULTS)
 def test_whatever_else_goes_wrong_at_any_step_everything_reported_stays_whole(house, work, fault):
-    disturb_every_step(house, work, fault, MORE_FAULTS[fault])
+    disturb_every_step(house, work, fault, (FAULTS | MORE_FAULTS)[fault])
 
 
 def disturb_every_step(house, work, fault, plan):
@@ -104,6 +105,7 @@ def came_and_went(house, kept: list[str], work: Work, fault: Fault, what: str) -
     return sum(1 for s in storage.steps if fault.counts(s.kind, s.subject)) >= fault.nth
 
 
+@every_work
 def test_killed_after_any_write_everything_reported_stays_whole(quick_folder, machine, work):
     base = quick_folder / "base"
     storage = LocalStorage(base)

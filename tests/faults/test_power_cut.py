@@ -157,7 +157,7 @@ class Rounds:
         for number in range(TREES):
             self.house.prepare_tree(number)
         self.diary = Diary(folder / "diary")
-        self.dice = random.Random(os.urandom(8))
+        self.dice, self.number = random.Random(os.urandom(8)), 0
 
     def run(self, *works: Work, longest_s: float = 0.25) -> None:
         """One round up to the boot; each work is done by a process of its own."""
@@ -166,12 +166,20 @@ class Rounds:
             house = House(self.house.storage, self.folder / f"writer-{number}")
             house.folder.mkdir(exist_ok=True)
             children.append(self.machine.child(partial(work, house, self.diary), fine=(HoldfastError,)))
-        time.sleep(0.03 + self.dice.uniform(0, longest_s))
+        self.number += 1
+        if self.number % 2:  # else the power may go before anything is reported
+            self._wait_for_a_note()
+        time.sleep(self.dice.uniform(0.01, longest_s))
         self.disk.cut_power(self.diary.power_goes)
         ended = [self.machine.wait(child) for child in children]
         assert set(ended) == {FAILED_AS_IT_SHOULD}, f"the writers ended with {ended}: an error that is none of ours"
         self.diary.power_is_back()
         self.disk.come_back()
+
+    def _wait_for_a_note(self) -> None:
+        before, deadline = self.diary.path.stat().st_size, time.monotonic() + 10
+        while self.diary.path.stat().st_size == before and time.monotonic() < deadline:
+            time.sleep(0.001)
 
     def look(self) -> None:
         """Everything reported and not forgotten is there; everything that is there is whole; work goes on."""

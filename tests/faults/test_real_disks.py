@@ -12,7 +12,7 @@ import pytest
 
 from holdfast.errors import HoldfastError, StorageDenied, StorageFull
 from holdfast.storage.local import LocalStorage
-from tests.support.faults import FAILED_AS_IT_SHOULD, Ended, holdfast, injected, start_holdfast
+from tests.support.faults import Ended, holdfast, injected, start_holdfast
 from tests.support.rounds import KEY_TEXT, WORKS, House, one_after_the_other
 from tests.support.storages import Misbehaving, does
 
@@ -296,10 +296,3 @@ def test_backups_prunes_and_forgets_of_many_processes_at_once_keep_everything_re
     house.prune()
     house.assert_whole(reported)
     house.assert_check_is_good()
-
-
-def test_a_child_that_fails_as_it_should_is_told_from_one_that_does_not(machine):
-    def fail(error):
-        raise error
-
-    assert machine.wait(machine.child(lambda: fail(StorageFull("x.")), (HoldfastError,))) == FAILED_AS_IT_SHOULD

@@ -1,291 +1,368 @@
 """A second reader of Holdfast repositories, to prove that docs/format.md suffices to write one.
 
 It was written from that page alone and shares no code with src/: what it reads is what the page says, not what the
-program happens to do. When the two disagree, the page or the program is wrong. Numbers in comments are the page's
-sections. It is strict, it reads folders only, and nothing of it is ever used by the program.
+program happens to do. Where the two disagree, the page or the program is wrong. Numbers in comments are the page's
+sections. It reads folders only, is stricter than fast, and the program never uses anything of it.
 
-Nothing it gives back is unverified. What it refuses raises ``Refused``; or, where one bad object or entry must not
-keep others from being read, is noted in ``Repository.refused`` or yielded in the place of the entry.
+Nothing it gives back is unverified. What it refuses raises ``Refused``. Where one bad object or entry must not keep
+others from being read, the refusal is noted in ``Repository.refused``, or yielded in the place of the entry.
 """
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import hmac
-import json
 import re
 import struct
-import zlib
-from collections.abc import Generator, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import msgspec
-import zstandard
-from argon2.low_level import Type, hash_secret_raw
 from blake3 import blake3
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.asymmetric.mlkem import MLKEM768PrivateKey
-from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM, ChaCha20Poly1305
-from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 
-KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
-U32, U64, LENGTH, TIME = range(1 << 32), range(1 << 64), range(1 << 63), range(-(1 << 63), 1 << 64)
-HEX32, HEX64 = re.compile("[0-9a-f]{32}"), re.compile("[0-9a-f]{64}")
-CIPHERS = (AESGCM, ChaCha20Poly1305)
-HEADER = 16 + 1168
-REQUIRED = object()
+from tests.independent.keys import bundle_of_key, bundle_of_sheet
+from tests.independent.notation import (
+    GIB,
+    KIB,
+    MIB,
+    Record,
+    Refused,
+    aead,
+    decode,
+    derive,
+    fields,
+    hpke_open,
+    keyed,
+    need,
+    noting,
+    refusing,
+    two_lines,
+    unzstd,
+)
 
+CONFIG = "format:str version:int repository:str chunker:map"
+CHUNKER = "algorithm:str min_size:min avg_size:avg max_size:max normalization:norm"
+PACK = "name:name size:size kind:bit cipher:bit epoch:epoch sealed:sealed blocks:bin ids:bin places:bin"
+INDEX = "packs:arrays supersedes:bin32s=[]"
+ENTRY = """name:bin kind:str mode:mode uid:u32 gid:u32 mtime:time ctime:time inode:u64 size:size=0 content:bin=b''
+    depth:bit=0 target:bin=b'' device:u64=0 links:pair/nil=None xattrs:map/nil=None"""
+LEAF, NODE = "tag:int users:map groups:map runs:arrays", "tag:int level:level children:arrays"
+CHILD = "folder:bin name:bin page:bin24 entries:u64 size:u64"
+SNAPSHOT = """time_ns:time host:str user:str base:bin paths:bins tags:strs root:bin24 parent:str='' original:str=''
+    program:str='' totals:map"""
+TOTALS = """files_new:int=0 files_changed:int=0 files_unmodified:int=0 files:int=0 directories:int=0 others:int=0
+    bytes_total:int=0 bytes_read:int=0 bytes_stored:int=0 errors:int=0 seconds:float=0.0"""
+LEASE = "type:str work:str host:str process:str boot:str started_ns:time knows:bin32s=[]"
+CONDEMNED = "type:str packs:bin32s deadline_s:u64 host:str"
 
-class Refused(Exception):
-    """What was given is not what the page says."""
-
-
-class Pack(NamedTuple):  # 7, as in the table "Pack record"
-    name: bytes
-    size: int
-    kind: int
-    cipher: int
-    epoch: int
-    sealed: bytes
-    blocks: bytes
-    ids: bytes
-    places: bytes
-
-
-class Entry(NamedTuple):  # 9, as in the table "Entries"; the folder and the owners' names come from the leaf
-    name: bytes
-    kind: str
-    mode: int
-    uid: int
-    gid: int
-    mtime: int
-    ctime: int
-    inode: int
-    size: int
-    content: bytes
-    depth: int
-    target: bytes
-    device: int
-    links: list[int] | None
-    xattrs: dict[bytes, bytes] | None
-    folder: bytes
-    user: str | None
-    group: str | None
-
-    @property
-    def key(self) -> tuple[bytes, bytes]:
-        return self.folder.replace(b"/", b"\0"), self.name
+Below = tuple[Any, int, int]  # of a page: the first entry's folder and name, how many entries, the sum of their sizes
 
 
 @dataclass
 class Repository:
     root: Path
-    id: bytes
+    id: str
     shared: bytes
-    private: dict[int, bytes]
-    refused: dict[str, str] = field(default_factory=dict)
-    chunks: dict[bytes, list[tuple[Pack, int]]] = field(default_factory=dict)  # id: packs, and the place as a u64
-    tables: bool = False  # all packs' own tables were read
-    unsealed: dict[bytes, bytes] = field(default_factory=dict)
-    unpacked: dict[tuple[Pack, int], bytes] = field(default_factory=dict)
+    private: dict[int, bytes]  # epoch: private key; none with a write-only key
+    refused: dict[str, str] = field(default_factory=dict)  # object: why
+    chunks: dict[bytes, list[tuple[Record, int]]] = field(default_factory=dict)  # id: packs, with the place as a u64
+    unread: set[str] = field(default_factory=set)  # packs whose own tables were not looked at
+    keys: dict[bytes, bytes] = field(default_factory=dict)  # sealed secret: data key
+    block: tuple[bytes, int, bytes] = (b"", 0, b"")  # the one that was read last
 
 
-# --- checks ---------------------------------------------------------------------------------------------------
-
-
-def need(condition: object, why: str) -> None:
-    if not condition:
-        raise Refused(why)
-
-
-@contextmanager
-def noting(repository: Repository, what: str) -> Iterator[None]:
-    try:
-        yield
-    except Refused as refusal:
-        repository.refused[what] = str(refusal)
-
-
-def fits(value: Any, kind: Any) -> bool:
-    """A type; a range of integers; a number of bytes; a list with one kind of elements; or one of a tuple of those."""
-    if isinstance(kind, tuple):
-        return any(fits(value, k) for k in kind)
-    if isinstance(kind, range):
-        return type(value) is int and value in kind
-    if isinstance(kind, int):
-        return type(value) is bytes and len(value) == kind
-    if isinstance(kind, list):
-        return type(value) is list and all(fits(v, kind[0]) for v in value)
-    return value is None if kind is None else type(value) is kind
-
-
-def fields(value: Any, table: dict[str, Any], what: str) -> list[Any]:
-    """The table's fields, from an array or a map (3); a kind is followed by its default, if it has one."""
-    wanted = list if not isinstance(value, dict) else dict
-    need(type(value) is wanted, f"{what} is neither an array nor a map")
-    found = []
-    for number, (name, row) in enumerate(table.items()):
-        kind, default = row if type(row) is tuple else (row, REQUIRED)
-        here = value[number] if wanted is list and number < len(value) else default
-        here = value.get(name, default) if wanted is dict else here
-        need(here is default or fits(here, kind), f"{what}: {name} is of a wrong type or size")
-        need(here is not REQUIRED, f"{what}: {name} is missing")
-        found.append(here)
-    return found
-
-
-def decode(data: bytes, kind: Any, what: str) -> Any:
-    try:
-        value = msgspec.msgpack.decode(data)
-    except (msgspec.MsgspecError, ValueError, TypeError, RecursionError) as error:
-        raise Refused(f"{what} is not MessagePack: {error}") from error
-    need(type(value) is kind, f"{what} is not of the right structure")
-    return value
-
-
-def from_json(line: bytes, what: str, version: int = 1) -> dict[str, Any]:
-    try:
-        value = json.loads(line.decode())
-    except (ValueError, RecursionError) as error:
-        raise Refused(f"{what} is not JSON") from error
-    need(type(value) is dict and value.get("format") == what, f"this is no {what}")
-    need(type(value.get("version")) is int and value["version"] == version, f"{what} of another version")
-    need(type(value.get("repository")) is str and HEX32.fullmatch(value["repository"]), f"{what}: no id")
-    return value
-
-
-def from_base64(text: Any, size: int | None, what: str) -> bytes:
-    try:
-        data = base64.b64decode(text, validate=True)
-    except (ValueError, TypeError) as error:
-        raise Refused(f"{what} is not base64") from error
-    need(size is None or len(data) == size, f"{what} has a wrong length")
-    return data
-
-
-def two_lines(data: bytes, what: str) -> tuple[bytes, bytes]:
-    lines = data.split(b"\n")
-    need(len(lines) == 3 and not lines[2], f"{what} is not two lines")
-    return lines[0] + b"\n", lines[1]
-
-
-# --- objects (2) ----------------------------------------------------------------------------------------------
-
-
-def path_of(root: Path, kind: str, name: str) -> Path:
-    return root / kind / name[:2] / name if kind == "data" else root / kind / name
+# 2: objects are called "<kind>/<name>" here.
+def path_of(root: Path, name: str) -> Path:
+    kind, _, digits = name.partition("/")
+    return root / kind / digits[:2] / digits if kind == "data" else root / kind / digits
 
 
 def names(root: Path, kind: str) -> list[str]:
-    found = (root / kind).glob("*/*" if kind == "data" else "*")
-    return sorted(p.name for p in found if HEX64.fullmatch(p.name) and p == path_of(root, kind, p.name) and p.is_file())
+    found = [p for p in (root / kind).glob("*/*" if kind == "data" else "*") if re.fullmatch("[0-9a-f]{64}", p.name)]
+    return sorted(f"{kind}/{p.name}" for p in found if p == path_of(root, f"{kind}/{p.name}") and p.is_file())
 
 
-def read_part(path: Path, offset: int, length: int) -> bytes:
-    try:
-        with path.open("rb") as file:
-            file.seek(offset)
-            data = file.read(length)
-    except OSError as error:
-        raise Refused(f"{path.name}: {error.strerror}") from error
-    need(len(data) == length, f"{path.name} is too short")
-    return data
-
-
-def size_of(path: Path, limit: int) -> int:
-    try:
-        size = path.stat().st_size
-    except OSError as error:
-        raise Refused(f"{path.name}: {error.strerror}") from error
-    need(size <= limit, f"{path.name} is larger than it may be")
+def size_of(root: Path, name: str, limit: int) -> int:
+    with refusing(name, OSError):
+        size = path_of(root, name).stat().st_size
+    need(size <= limit, f"{name} is larger than it may be")
     return size
 
 
-def read_object(root: Path, kind: str, name: str, limit: int = GIB + MIB) -> bytes:
-    path = path_of(root, kind, name)
-    data = read_part(path, 0, size_of(path, limit))
-    need(hashlib.sha256(data).hexdigest() == name, f"{kind}/{name}: its SHA-256 is not its name")
+def read(root: Path, name: str, offset: int, length: int) -> bytes:
+    need(offset >= 0 and length >= 0, f"{name} is too short")
+    with refusing(name, OSError), path_of(root, name).open("rb") as file:
+        file.seek(offset)
+        data = file.read(length)
+    need(len(data) == length, f"{name} is too short")
     return data
 
 
-# --- primitives and secrets (3, 4) ----------------------------------------------------------------------------
+def read_object(root: Path, name: str, limit: int = GIB + MIB) -> bytes:
+    data = read(root, name, 0, size_of(root, name, limit))
+    need(hashlib.sha256(data).hexdigest() == name[-64:], f"{name}: its SHA-256 is another one")
+    return data
 
 
-def keyed(key: bytes, data: bytes) -> bytes:
-    return blake3(data, key=key).digest()
-
-
-def derive(name: str, material: bytes) -> bytes:
-    return blake3(material, derive_key_context=f"Holdfast repository v1 {name}").digest()
-
-
-def aead(cipher: Any, key: bytes, nonce: bytes, data: bytes, extra: bytes, what: str) -> bytes:
-    try:
-        return bytes(cipher(key).decrypt(nonce, data, extra))
-    except (InvalidTag, ValueError) as error:
-        raise Refused(f"{what} is not authentic") from error
-
-
-def unzstd(frame: bytes, limit: int) -> bytes:
-    try:
-        header = zstandard.get_frame_parameters(frame)
-        need(frame[:4] == b"\x28\xb5\x2f\xfd" and header.dict_id == 0, "not a zstd frame without dictionary")
-        need(0 < header.content_size <= limit, "a zstd frame of no size, or beyond the limit")
-        return zstandard.ZstdDecompressor().decompress(frame, allow_extra_data=False)
-    except zstandard.ZstdError as error:
-        raise Refused("not one zstd frame") from error
-
-
-def hpke_open(private: bytes, info: bytes, sealed: bytes) -> bytes:
-    """RFC 9180 as 3 writes it out, with nothing but the primitives."""
-    suite = b"HPKE" + bytes.fromhex("647a00010002")
-    x25519, ephemeral = X25519PrivateKey.from_private_bytes(private[64:]), sealed[1088:1120]
-
-    def extract(label: bytes, ikm: bytes, salt: bytes = bytes(32)) -> bytes:
-        return hmac.digest(salt, b"HPKE-v1" + suite + label + ikm, "sha256")
-
-    def expand(label: bytes, size: int) -> bytes:
-        labelled = struct.pack(">H", size) + b"HPKE-v1" + suite + label + context
-        return HKDFExpand(SHA256(), size, labelled).derive(secret)
-
-    try:
-        ss_m = MLKEM768PrivateKey.from_seed_bytes(private[:64]).decapsulate(sealed[:1088])
-        ss_x = x25519.exchange(X25519PublicKey.from_public_bytes(ephemeral))
-    except ValueError as error:
-        raise Refused("the sealed secret is malformed") from error
-    both = ss_m + ss_x + ephemeral + x25519.public_key().public_bytes_raw() + bytes.fromhex("5c2e2f2f5e5c")
-    context = b"\0" + extract(b"psk_id_hash", b"") + extract(b"info_hash", info)
-    secret = extract(b"secret", b"", salt=hashlib.sha3_256(both).digest())
-    return aead(AESGCM, expand(b"key", 32), expand(b"base_nonce", 12), sealed[1120:], b"", "the sealed secret")
-
-
+# 4, 6
 def data_key(repository: Repository, epoch: int, sealed: bytes) -> bytes:
-    if sealed not in repository.unsealed:
-        need(len(sealed) == 1168, "the sealed secret has a wrong length")
-        need(epoch in repository.private, f"no private key of epoch {epoch}")
-        info = b"holdfast v1 " + repository.id + struct.pack(">I", epoch)
+    if sealed not in repository.keys:
+        need(len(sealed) == 1168 and epoch in repository.private, f"no private key of epoch {epoch}")
+        info = b"holdfast v1 " + bytes.fromhex(repository.id) + struct.pack(">I", epoch)
         secret = hpke_open(repository.private[epoch], info, sealed)
-        repository.unsealed[sealed] = keyed(derive("proof of writers", repository.shared), secret)
-    return repository.unsealed[sealed]
+        repository.keys[sealed] = keyed(derive("proof of writers", repository.shared), secret)
+    return repository.keys[sealed]
 
 
-def bundle_of(data: bytes) -> tuple[str, bytes, dict[int, bytes]]:
-    table = {"repository": str, "shared": 32, "epochs": [list]}
-    repository, shared, epochs = fields(decode(data, dict, "bundle"), table, "bundle")
-    private = {}
-    for epoch in epochs:
-        rows = {"number": range(1, 1 << 32), "public": ((1216, 0),), "private": ((96, 0),)}
-        number, public, secret = fields(epoch, {k: v[0] if type(v) is tuple else v for k, v in rows.items()}, "epoch")
-        if secret:
-            private[number] = secret
-            lattice = MLKEM768PrivateKey.from_seed_bytes(secret[:64]).public_key().public_bytes_raw()
-            curve = X25519PrivateKey.from_private_bytes(secret[64:]).public_key().public_bytes_raw()
-            need(public in (b"", lattice + curve), "epoch: its public key is another one's")
-    need(epochs, "bundle without epochs")
-    return repository, shared, private
+def open_shared(repository: Repository, data: bytes, purpose: bytes) -> Any:
+    need(data[:8] == b"HFshare\x01" and len(data) >= 40, "not a shared envelope")
+    key = keyed(derive("shared envelopes", repository.shared), data[8:40])
+    return decode(unzstd(aead(AESGCM, key, bytes(12), data[40:], data[:8] + purpose), GIB))
+
+
+def open_sealed(repository: Repository, data: bytes, purpose: bytes) -> Any:
+    need(data[:8] == b"HFseal\x00\x01" and len(data) >= 1180, "not a sealed envelope")
+    key = data_key(repository, int.from_bytes(data[8:12], "big"), data[12:1180])
+    return decode(unzstd(aead(AESGCM, key, bytes(12), data[1180:], data[:12] + purpose), GIB))
+
+
+# 5
+def open_repository(root: Path, *, password: str | None = None, text: str = "") -> Repository:
+    """With a password, or with the text of a key file or of a recovery sheet."""
+    stored = read(root, "config", 0, size_of(root, "config", 64 * KIB))
+    config, line, proof = two_lines(stored, CONFIG, "holdfast repository")
+    cut = fields(config.chunker, CHUNKER, dict)
+    need(cut.min_size <= cut.avg_size <= cut.max_size, "chunker: its sizes are not in ascending order")
+    found = [bundle_of_sheet(text)] if "HOLDFAST RECOVERY SHEET" in text else []
+    tried: dict[str, str] = {}
+    for name in () if found else names(root, "keys"):
+        with noting(tried, name):
+            found.append(bundle_of_key(read_object(root, name, MIB), password, text))
+            break
+    need(found, f"no key opens: {tried}")
+    bundle = found[0]
+    need(re.fullmatch("[0-9a-f]{32}", bundle.repository), "bundle: no id of a repository")
+    need(bundle.repository == config.repository, "the key of another repository")
+    genuine = keyed(derive("config", bundle.shared), line).hex().encode()
+    need(hmac.compare_digest(genuine, proof), "config: no holder of a key wrote this")
+    repository = Repository(root, *bundle)
+    load_index(repository)
+    return repository
+
+
+# 7, 8
+def pack_of(value: Any) -> Record:
+    pack = fields(value, PACK)
+    count = len(pack.ids) // 24
+    need(len(pack.ids) == 24 * count and len(pack.places) == 8 * count, "pack: its places are not as many as its ids")
+    need(len(pack.blocks) % 13 == 0 and len(pack.blocks) <= 13 << 16, "pack: blocks cut off, or too many")
+    need(pack.size <= 64 * MIB, "pack: larger than it may be")
+    return pack
+
+
+def table_of(repository: Repository, name: str) -> Record:
+    """A pack's own table of contents, as a pack record of the index would be."""
+    size = size_of(repository.root, name, 64 * MIB)
+    header = read(repository.root, name, 0, 16 + 1168)
+    magic, kind, cipher, sealed_length, epoch = struct.unpack(">8sBBHI", header[:16])
+    length, end = struct.unpack(">I8s", read(repository.root, name, size - 12, 12))
+    need((magic, end, sealed_length) == (b"HFpack\x00\x01", b"HFend\x00\x00\x01", 1168), f"{name} is no pack")
+    need(length <= size - 12 - len(header), f"{name}: its table does not lie within it")
+    envelope = read(repository.root, name, size - 12 - length, length)
+    pack = pack_of(open_shared(repository, envelope, b"pack contents " + blake3(header[16:]).digest()))
+    need((pack.kind, pack.cipher, pack.epoch) == (kind, cipher, epoch), f"{name}: its table is not of its header")
+    need((pack.name, pack.size, pack.sealed) == (b"", 0, b""), f"{name}: its table says what it cannot know")
+    pack.name, pack.size, pack.sealed = bytes.fromhex(name[-64:]), size, header[16:]
+    return pack
+
+
+def add_pack(repository: Repository, pack: Record) -> None:
+    for n, (place,) in enumerate(struct.iter_unpack(">Q", pack.places)):
+        repository.chunks.setdefault(pack.ids[24 * n : 24 * n + 24], []).append((pack, place))
+
+
+def read_tables(repository: Repository, packs: Iterable[str]) -> None:
+    for name in sorted(packs):
+        repository.unread.discard(name)
+        with noting(repository.refused, name):
+            add_pack(repository, table_of(repository, name))
+
+
+def load_index(repository: Repository) -> None:
+    root, refused, index, present = repository.root, repository.refused, {}, {}
+    for name in names(root, "data"):
+        with noting(refused, name):
+            present[name] = size_of(root, name, 64 * MIB)
+    for name in names(root, "index"):
+        with noting(refused, name):
+            content = fields(open_shared(repository, read_object(root, name), b"index"), INDEX)
+            index[name] = [pack_of(pack) for pack in content.packs], {f"index/{n.hex()}" for n in content.supersedes}
+    superseded = set().union(*(supersedes for _, supersedes in index.values()))
+    packs = [pack for name in sorted(index.keys() - superseded) for pack in index[name][0]]
+    packs = [pack for pack in packs if present.get(f"data/{pack.name.hex()}") == pack.size]
+    for pack in packs:
+        add_pack(repository, pack)
+    repository.unread = set(present)
+    unreadable = any(name.startswith("index/") for name in refused)
+    read_tables(repository, set(present) - (set() if unreadable else {f"data/{pack.name.hex()}" for pack in packs}))
+
+
+def read_block(repository: Repository, pack: Record, number: int) -> bytes:
+    if repository.block[:2] != (pack.sealed, number):
+        need(13 * number < len(pack.blocks), "there is no such block")
+        offset, stored, raw, codec = struct.unpack_from(">IIIB", pack.blocks, 13 * number)
+        need(stored <= 7 * MIB + 16 and raw <= 7 * MIB and offset + stored <= pack.size, "a block beyond the limits")
+        key = data_key(repository, pack.epoch, pack.sealed)
+        data = read(repository.root, f"data/{pack.name.hex()}", offset, stored)
+        cipher = (AESGCM, ChaCha20Poly1305)[pack.cipher]
+        data = aead(cipher, key, number.to_bytes(12, "big"), data, struct.pack(">BI", codec, raw))
+        need(codec in (0, 1), "a block of an unknown codec")
+        data = unzstd(data, raw) if codec else data
+        need(len(data) == raw, "a block of another length")
+        repository.block = pack.sealed, number, data
+    return repository.block[2]
+
+
+def read_place(repository: Repository, id_: bytes, pack: Record, place: int) -> bytes:
+    number, offset, length = place >> 48, place >> 24 & 0xFFFFFF, place & 0xFFFFFF
+    data = read_block(repository, pack, number)[offset : offset + length]
+    need(len(data) == length, "a chunk beyond its block")
+    need(keyed(derive("chunk id", repository.shared), data)[:24] == id_, "bytes that are not the chunk's")
+    return data
+
+
+def read_chunk(repository: Repository, id_: bytes) -> bytes:
+    """From any place that verifies; when the index names none that does, the tables of all packs are asked."""
+    why = {"it": "is in no pack"}
+    while True:
+        for pack, place in repository.chunks.get(id_, []):
+            with noting(why, pack.name.hex()[:8]):
+                return read_place(repository, id_, pack, place)
+        need(repository.unread, f"chunk {id_.hex()}: {why}")
+        read_tables(repository, set(repository.unread))
+
+
+# 9
+def key_of(entry: Record) -> tuple[bytes, bytes]:
+    return entry.folder.replace(b"/", b"\0"), entry.name
+
+
+def entry_of(folder: bytes, value: Any, users: Mapping[int, str], groups: Mapping[int, str]) -> Record:
+    entry = fields(value, ENTRY)
+    parts = [*folder.split(b"/"), entry.name] if folder else [entry.name] if entry.name else []
+    for part in parts:
+        need(part not in (b"", b".", b"..") and not re.search(rb"[/\0]", part) and len(part) <= 255, f"a name {part!r}")
+    need(entry.kind in tuple("fdlpsbc"), f"an entry of an unknown kind {entry.kind!r}")
+    xattrs = (entry.xattrs or {}).items()
+    need(all(type(k) is bytes is type(v) for k, v in xattrs), "attributes that are not bin")
+    need(entry.links is None or (len(entry.links) == 2 and entry.kind != "d"), "links that are no pair, or of a folder")
+    need(entry.kind == "f" or not (entry.content or entry.depth), "content of what has none")
+    need(entry.kind == "l" or not entry.target, "a target of what is no link")
+    need(entry.kind == "f" or entry.size == len(entry.target), "a size of what has none")
+    need(entry.kind in "bc" or not entry.device, "a device number of what is no device")
+    need(b"\0" not in entry.target and len(entry.content) % 24 == 0, "a target or content that cannot be")
+    entry.folder, entry.user, entry.group = folder, users.get(entry.uid), groups.get(entry.gid)
+    return entry
+
+
+def read_leaf(value: Any) -> Generator[Record | Refused, None, Below]:
+    leaf, rows = fields(value, LEAF), []
+    owners = [*leaf.users.items(), *leaf.groups.items()]
+    need(all(type(k) is int and type(v) is str for k, v in owners), "a leaf with owners that are not int and str")
+    for run in leaf.runs:
+        need(len(run) == 2 and type(run[0]) is bytes and type(run[1]) is list and run[1], "a leaf with a bad run")
+        rows += [(run[0], entry if type(entry) is list else []) for entry in run[1]]
+    need(len(rows) <= 1024, "a leaf with too many entries")
+    for folder, row in rows:
+        try:
+            yield entry_of(folder, row, leaf.users, leaf.groups)
+        except Refused as refusal:
+            yield refusal
+    first = (rows[0][0], *rows[0][1][:1]) if rows else ()
+    return first, len(rows), sum(row[8] for _, row in rows if len(row) > 8 and type(row[8]) is int)
+
+
+def read_page(repository: Repository, id_: bytes, level: int | None) -> Generator[Record | Refused, None, Below]:
+    value = decode(read_chunk(repository, id_))
+    need(type(value) is list and value and type(value[0]) is int and value[0] in (0, 1), "a page of an unknown tag")
+    need(level in (None, value[1] if value[0] else 0), "a page of another level")
+    if value[0] == 0:
+        return (yield from read_leaf(value))
+    node = fields(value, NODE)
+    children = [fields(child, CHILD) for child in node.children]
+    need(1 <= len(children) <= 256, "a node with no children, or too many")
+    for child in children:
+        try:
+            below = yield from read_page(repository, child.page, node.level - 1)
+            need(below == ((child.folder, child.name), child.entries, child.size), "a node that says wrong of a child")
+        except Refused as refusal:
+            yield refusal
+    return (children[0].folder, children[0].name), sum(c.entries for c in children), sum(c.size for c in children)
+
+
+def walk(repository: Repository, snapshot: Record) -> Iterator[Record | Refused]:
+    """Every entry in order; in the place of one that must be refused, or of a page, why."""
+    last = None
+    for entry in read_page(repository, snapshot.root, None):
+        if isinstance(entry, Refused) or last is None or key_of(entry) > last:
+            last = last if isinstance(entry, Refused) else key_of(entry)
+            yield entry
+        else:
+            yield Refused(f"an entry that is out of order: {entry.folder!r} {entry.name!r}")
+
+
+# 10
+def content_of(repository: Repository, entry: Record) -> Iterator[bytes]:
+    """The bytes of a file, in parts; what was given so far is not the file unless the end is reached."""
+    pieces = [entry.content[n : n + 24] for n in range(0, len(entry.content), 24)] if entry.depth else []
+    left = entry.size
+    for items in (read_chunk(repository, piece) for piece in pieces) if entry.depth else [entry.content]:
+        need(len(items) % 24 == 0, "a piece of a list that holds no whole items")
+        for at in range(0, len(items), 24):
+            zeros, length = struct.unpack_from(">16sQ", items, at)
+            data = b"" if zeros == bytes(16) else read_chunk(repository, items[at : at + 24])
+            left -= len(data) or length
+            need(left >= 0, "a file longer than its size")
+            yield from [data] if data else (bytes(min(MIB, length - n)) for n in range(0, length, MIB))
+    need(left == 0, "a file shorter than its size")
+
+
+# 11, 12, and everything
+def snapshots(repository: Repository) -> list[Record]:
+    """In their order; those that must be refused are noted."""
+    need(repository.private, "a write-only key reads no snapshots")
+    found = []
+    for name in names(repository.root, "snapshots"):
+        with noting(repository.refused, name):
+            content = open_sealed(repository, read_object(repository.root, name), b"snapshot")
+            snapshot = fields(content, SNAPSHOT, dict)
+            snapshot.totals, snapshot.id = fields(snapshot.totals, TOTALS, dict), name[-64:]
+            found.append(snapshot)
+    return sorted(found, key=lambda snapshot: (snapshot.time_ns, snapshot.id))
+
+
+def locks(repository: Repository) -> list[Record]:
+    found = []
+    for name in names(repository.root, "locks"):
+        with noting(repository.refused, name):
+            content = open_shared(repository, read_object(repository.root, name), b"locks")
+            kind = content.get("type") if type(content) is dict else None
+            need(kind in ("lease", "condemned"), "a lock of an unknown type")
+            found.append(fields(content, LEASE if kind == "lease" else CONDEMNED, dict))
+    return found
+
+
+def check(repository: Repository) -> dict[str, str]:
+    """Reads every object whole, and every chunk of every pack; says what must be refused, and why."""
+    snapshots(repository)
+    locks(repository)
+    for name in [*names(repository.root, "keys"), *names(repository.root, "data")]:
+        with noting(repository.refused, name):
+            read_object(repository.root, name, 64 * MIB)
+            if name.startswith("data/"):
+                pack = table_of(repository, name)
+                for n, (place,) in enumerate(struct.iter_unpack(">Q", pack.places)):
+                    read_place(repository, pack.ids[24 * n : 24 * n + 24], pack, place)
+    return repository.refused

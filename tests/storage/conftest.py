@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -60,11 +59,8 @@ def _on_disk(request: pytest.FixtureRequest) -> Iterator[Place]:
 def _on_tmpfs(request: pytest.FixtureRequest) -> Iterator[Place]:
     if not os.path.isdir("/dev/shm"):
         missing("/dev/shm is not there")
-    root = Path(tempfile.mkdtemp(dir="/dev/shm", prefix="holdfast-test-"))
-    try:
-        yield _local(root / "storage")
-    finally:
-        shutil.rmtree(root)
+    with tempfile.TemporaryDirectory(dir="/dev/shm", prefix="holdfast-test-") as root:
+        yield _local(Path(root) / "storage")
 
 
 def _without_tmpfile(request: pytest.FixtureRequest) -> Iterator[Place]:

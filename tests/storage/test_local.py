@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import mmap
 import os
 import re
 import subprocess
@@ -330,6 +331,43 @@ def test_a_write_that_goes_in_pieces_is_put_together(storage, monkeypatch):
     monkeypatch.setattr(os, "writev", lambda fd, views: real(fd, [bytes(b"".join(views)[:37])]))
     storage.put(name, [data[:10], data[10:11], data[11:]])
     assert storage.get(name) == data
+
+
+# -- large parts, which go past the page cache -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [1 << 20, (1 << 20) + 1, (3 << 20) + 4095, (1 << 20) - 1])
+@pytest.mark.parametrize("shift", [0, 1, 512])
+def test_a_large_part_is_stored_exactly_however_it_lies_in_memory(place, size, shift):
+    with mmap.mmap(-1, size + shift) as buffer:
+        buffer[:] = os.urandom(size + shift)
+        with memoryview(buffer)[shift:] as part:
+            place.storage.put(NAME, [part, b"the end"])
+            assert place.storage.get(NAME) == bytes(part) + b"the end"
+
+
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOSPC, errno.EIO])
+def test_a_large_part_that_fails_on_the_way_is_stored_exactly_or_not_at_all(storage, monkeypatch, number):
+    data, real, calls = os.urandom(3 << 20), os.write, []
+
+    def write_some_then_fail(fd, view):
+        calls.append(len(view))
+        if len(calls) > 1:
+            raise OSError(number, os.strerror(number))
+        return real(fd, view[: 1 << 20])
+
+    with mmap.mmap(-1, len(data)) as buffer:
+        buffer[:] = data
+        monkeypatch.setattr(os, "write", write_some_then_fail)
+        with memoryview(buffer) as part:
+            if number == errno.EINVAL:  # this file system takes no such writes: the rest goes the usual way
+                storage.put(NAME, [part])
+                assert storage.get(NAME) == data
+            else:
+                with pytest.raises(EXPECTED[number]):
+                    storage.put(NAME, [part])
+                with pytest.raises(ObjectMissing):
+                    storage.get(NAME)
 
 
 def test_someone_who_may_not_is_denied_and_told_what_to_check(storage, tmp_path, forked):

@@ -7,6 +7,7 @@ children. Disks are loop-mounted images or tmpfs, so mounting needs root.
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import fcntl
 import os
 import signal
@@ -118,6 +119,7 @@ class Machine:
         if pid == 0:
             status = FAULT
             try:
+                faulthandler.dump_traceback_later(20, file=2)  # for one that hangs
                 work()
                 status = WORKED
             except fine:
@@ -143,8 +145,8 @@ class Machine:
         return os.waitstatus_to_exitcode(status)
 
     def wait(self, pid: int) -> int:
-        """The child's exit status; it is killed after a minute."""
-        return self.end(pid, seconds=60)
+        """The child's exit status; it is killed after half a minute."""
+        return self.end(pid, seconds=30)
 
     def close(self) -> None:
         for pid in list(self._children):

@@ -11,7 +11,7 @@ import os
 import random
 import stat
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -366,7 +366,7 @@ def contents(root: Path) -> dict[str, str]:
     return found
 
 
-def write(root: Path, files: dict[str, str | bytes]) -> Path:
+def write(root: Path, files: Mapping[str, str | bytes]) -> Path:
     """Make a simple tree of such a dictionary; a path that ends in a slash is a folder."""
     root.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():

@@ -142,8 +142,9 @@ def describe(root: Path) -> dict[str, Json]:
         if st.st_uid or st.st_gid:
             entry |= {"uid": st.st_uid, "gid": st.st_gid}
         if kind == "f":
-            entry |= {"size": st.st_size, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
-            if holes := _holes(path, st.st_size):
+            content = path.read_bytes() if st.st_size else b""  # not everybody may read it
+            entry |= {"size": st.st_size, "sha256": hashlib.sha256(content).hexdigest()}
+            if content and (holes := _holes(path, st.st_size)):
                 entry["holes"] = holes
         elif kind == "l":
             entry["target"] = quote_from_bytes(os.fsencode(os.readlink(path)))

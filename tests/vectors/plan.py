@@ -104,9 +104,12 @@ class Faults:
         lost: Iterable[bytes] = (),
         snapshots: Iterable[str] = (),
         opens: dict[str, str] | None = None,
+        affected: Iterable[str] = (),
+        also: Iterable[str] = (),
     ) -> None:
         """``lost``: chunks that cannot be had. ``snapshots``: those that cannot be read at all. ``opens``: the code of
-        the error that each credential meets, none for those that open.
+        the error that each credential meets, none for those that open. ``affected``: objects that are snapshots which
+        open, and of which nothing can be had. ``also``: objects that may be named besides.
         """
         by_snapshot: Json = {}
         for snapshot, path in sorted({use for chunk in lost for use in self.users.get(chunk, ())}):
@@ -117,6 +120,10 @@ class Faults:
             fault["lost"] = self._set(by_snapshot)
         if opens:
             fault["opens"] = opens
+        if affected:
+            fault["affected"] = [*affected]
+        if also:
+            fault["also"] = [*also]
         self.found.append(fault)
 
     def _set(self, lost: Json) -> str:
@@ -133,6 +140,11 @@ class Faults:
         index = self.index_of[holder.name]
         (found,) = (r for r in self.records.values() if r.kind == kind and self.index_of[r.name] == index)
         return found
+
+    def packs_of(self, index: str) -> list[str]:
+        """The packs that an index object names and a snapshot needs."""
+        named = (r for r in self.records.values() if self.index_of[r.name] == index)
+        return sorted(f"data/{r.name.hex()}" for r in named if not self.users.keys().isdisjoint(ids_of(r)))
 
     def renamed(self, name: str, data: bytes) -> str:
         return f"{name.split('/')[0]}/{hashlib.sha256(data).hexdigest()}"
@@ -234,8 +246,10 @@ def _keys(f: Faults) -> None:
         ("has a short salt", b'"salt":"', b'"salt":"AAAA","was":"', "damaged"),
         ("is of a newer version", b'"version":1', b'"version":2', "unknown-version"),
     ):
-        put = {"do": "put", "object": full, "hex": data.replace(old, new).hex()}
-        f.add(f"key: {what}", remove(full), put, rename(full), opens={"password": code})
+        header = data.replace(old, new)
+        put = {"do": "put", "object": full, "hex": header.hex()}
+        found = [f.renamed(full, header)] if code == "unknown-version" else []
+        f.add(f"key: {what}", remove(full), put, rename(full), found=found, opens={"password": code})
 
 
 def envelopes(f: Faults) -> None:
@@ -243,15 +257,17 @@ def envelopes(f: Faults) -> None:
     index, lease, condemned = f.index_of[f.pack(0, 1).name], f.lease, f.condemned
     for what, name in (("index", index), ("lease", lease), ("condemned list", condemned)):
         tag = len(f.objects[name]) - 1
-        one_envelope(f, what, name, {"magic": 0, "version": 7, "salt": 8, "ciphertext": 60, "tag": tag}, [])
-    f.add("index: one object gone", remove(index))
-    f.add("index: all objects gone", *(remove(name) for name in f.objects if name.startswith("index/")))
+        also = f.packs_of(index) if name == index else []
+        one_envelope(f, what, name, {"magic": 0, "version": 7, "salt": 8, "ciphertext": 60, "tag": tag}, [], also)
+    f.add("index: one object gone", remove(index), found=f.packs_of(index))
+    gone = [remove(name) for name in f.objects if name.startswith("index/")]
+    f.add("index: all objects gone", *gone, found=[pack for name in f.objects for pack in f.packs_of(name)])
     f.add("index: the superseded object damaged", flip(f.superseded, 100), found=[f.superseded])
     first, second, third = (f"snapshots/{s.id}" for s in f.snapshots)
-    gone = [f.snapshots[1].id]
+    missing = [f.snapshots[1].id]
     parts = {"magic": 0, "version": 7, "epoch": 11, "ML-KEM": 12, "X25519": 1105, "secret": 1140, "ciphertext": 1190}
-    one_envelope(f, "snapshot", second, parts | {"tag": len(f.objects[second]) - 1}, gone)
-    f.add("snapshot: gone, which nobody can see", remove(second), snapshots=gone)
+    one_envelope(f, "snapshot", second, parts | {"tag": len(f.objects[second]) - 1}, missing, [])
+    f.add("snapshot: gone, which nobody can see", remove(second), snapshots=missing)
     lost = [f.snapshots[0].id, f.snapshots[2].id]
     f.add("snapshot: two exchanged", exchange(first, third), found=[first, third], snapshots=lost)
     for folder in ("snapshots", "index", "locks", "data"):
@@ -269,18 +285,17 @@ def envelopes(f: Faults) -> None:
         f.add(f"an object of {name.split('/')[0]} in {folder}: {to[-4:]}", copy(name, to), found=[to])
 
 
-def one_envelope(f: Faults, what: str, name: str, parts: dict[str, int], gone: list[str]) -> None:
+def one_envelope(f: Faults, what: str, name: str, parts: dict[str, int], gone: list[str], also: list[str]) -> None:
     size = len(f.objects[name])
-    f.add(f"{what}: a bit", flip(name, size - 20, 3), found=[name], snapshots=gone)
-    f.add(f"{what}: its last byte is missing", cut(name, size - 1), found=[name], snapshots=gone)
-    f.add(f"{what}: empty", cut(name, 0), found=[name], snapshots=gone)
-    f.add(
-        f"{what}: empty, and the right name", cut(name, 0), rename(name), found=[f.renamed(name, b"")], snapshots=gone
-    )
+    empty = f.renamed(name, b"")
+    f.add(f"{what}: a bit", flip(name, size - 20, 3), found=[name], snapshots=gone, also=also)
+    f.add(f"{what}: its last byte is missing", cut(name, size - 1), found=[name], snapshots=gone, also=also)
+    f.add(f"{what}: empty", cut(name, 0), found=[name], snapshots=gone, also=also)
+    f.add(f"{what}: empty, and the right name", cut(name, 0), rename(name), found=[empty], snapshots=gone, also=also)
     for part, at in parts.items():
         new = f.renamed(name, f.flipped(name, at))
         changes = flip(name, at), rename(name)
-        f.add(f"{what}: a bit of the {part}, and the right name", *changes, found=[new], snapshots=gone)
+        f.add(f"{what}: a bit of the {part}, and the right name", *changes, found=[new], snapshots=gone, also=also)
 
 
 def packs(f: Faults) -> None:
@@ -312,7 +327,7 @@ def one_pack(f: Faults, what: str, record: PackRecord) -> None:
         lost, new = in_block[number], f.renamed(name, f.flipped(name, at))
         f.add(f"{what}: a bit of the {part} block", flip(name, at), found=[name], lost=lost)
         f.add(f"{what}: a bit of the {part} block, and the right name", flip(name, at), rename(name),
-              found=[name, new], lost=lost)  # fmt: skip
+              found=[new], lost=lost, also=[name])  # fmt: skip
         copied = copy(name, f"data/{'0' * 64}"), flip(f"data/{'0' * 64}", at), rename(f"data/{'0' * 64}")
         f.add(f"{what}: a copy beside it, the {part} block broken, and the right name", *copied, found=[new])
     f.add(f"{what}: its last byte is missing", cut(name, size - 1), found=[name], lost=everything)
@@ -332,7 +347,8 @@ def well_sealed(f: Faults) -> None:
 
     def says(what: str, field: int, value: Any, lost: Iterable[bytes], found: str = "") -> None:
         change = reseal(index, "index", [0, number, field], value)
-        f.add(f"index, sealed anew: {what}", change, found=[found or f"data/{record.name.hex()}"], lost=lost)
+        also = f.packs_of(index) if found else []
+        f.add(f"index, sealed anew: {what}", change, found=[found or f"data/{record.name.hex()}"], lost=lost, also=also)
 
     def patched(data: bytes, at: int, new: str) -> Json:
         return hexed(data[:at] + bytes.fromhex(new) + data[at + len(new) // 2 :])
@@ -355,7 +371,7 @@ def well_sealed(f: Faults) -> None:
     says("a name that is too short", 0, hexed(record.name[:-1]), (), "resealed")
     second, gone = f"snapshots/{f.snapshots[1].id}", [f.snapshots[1].id]
     nowhere = reseal(second, "snapshot", ["root"], hexed(b"\x11" * ID_SIZE))
-    f.add("snapshot, sealed anew: a root that is nowhere", nowhere, snapshots=gone)
+    f.add("snapshot, sealed anew: a root that is nowhere", nowhere, snapshots=gone, affected=["resealed"])
     text = reseal(second, "snapshot", ["root"], "text")
     f.add("snapshot, sealed anew: a root of text", text, found=["resealed"], snapshots=gone)
     f.add("lease, sealed anew: an unknown type", reseal(f.lease, "locks", ["type"], "wish"), found=["resealed"])

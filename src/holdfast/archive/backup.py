@@ -132,9 +132,9 @@ def _attempt(walk: _Pass, base: bytes, targets: list[bytes], started: float) -> 
     """One try at a whole backup; None when packs it relies on vanished meanwhile."""
     session, request, progress = walk.session, walk.request, walk.progress
     root = walk.run(base, targets)
-    lost = set() if request.dry_run else session.newly_condemned(walk.used) | session.missing(walk.used)
+    lost = set() if request.dry_run else session.lost(walk.used)
     if lost:
-        session.index.drop_packs(lost)
+        session.drop(lost)
         return None
     totals = progress.totals
     totals.bytes_total = min(totals.bytes_total, _MOST_BYTES)
@@ -144,10 +144,10 @@ def _attempt(walk: _Pass, base: bytes, targets: list[bytes], started: float) -> 
     if request.dry_run:
         return Report("", snapshot, progress.troubles)
     snapshot_id = session.commit(snapshot)
-    lost = session.missing(walk.used)
+    lost = session.lost(walk.used)
     if lost:
         session.repository.storage.delete(f"snapshots/{snapshot_id}")
-        session.index.drop_packs(lost)
+        session.drop(lost)
         return None
     walk.remember(snapshot)
     return Report(snapshot_id, snapshot, progress.troubles)
@@ -431,9 +431,9 @@ def back_up_stream(
         if request.dry_run:
             return Report("", snapshot, [])
         snapshot_id = ""
-        if not session.newly_condemned(used) | session.missing(used):
+        if not session.lost(used):
             snapshot_id = session.commit(snapshot)
-            if not session.missing(used):
+            if not session.lost(used):
                 return Report(snapshot_id, snapshot, [])
             repo.storage.delete(f"snapshots/{snapshot_id}")
     raise StorageUnavailable(f"Packs vanished from {repo.storage.place} meanwhile.", "Run the backup again.")

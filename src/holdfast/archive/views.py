@@ -27,7 +27,7 @@ from holdfast.repository.snapshots import SHORT, Filter, read_snapshot
 REFRESH_S = 2.0  # the storage is asked for new snapshots at most so often
 RELOAD_S = 60.0  # the index is read again at most so often when nothing new is known to be in it
 PAGES_KEPT = 20_000  # entries of pages kept unpacked
-FOLDERS_KEPT = 20_000  # entries of folders kept; larger folders are looked up page by page
+FOLDERS_KEPT = 50_000  # entries of folders kept; larger folders are looked up page by page
 COUNTED_LINKS = 200_000  # entries of a snapshot up to which hard links are counted exactly
 
 

@@ -7,7 +7,7 @@ import itertools
 import json
 import os
 import stat
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -108,7 +108,7 @@ def ls(out: Output, snapshot: str, long: bool, recursive: bool, **options: Any) 
     if out.as_json:
         _json_list(entry_json(item) for item in found)
     else:
-        _lines(out, (long_line(item) if long else printable(item.path) for item in found))
+        _lines(map(long_line if long else _path_line, found))
     return 0
 
 
@@ -136,6 +136,10 @@ def entry_json(item: Listed) -> dict[str, Any]:
     return result
 
 
+def _path_line(item: Listed) -> str:
+    return printable(item.path)
+
+
 def long_line(item: Listed) -> str:
     """An entry as `ls -l` shows it."""
     entry = item.entry
@@ -146,11 +150,13 @@ def long_line(item: Listed) -> str:
     return f"{mode} {user:8} {group:8} {size:>12} {time_text(entry.mtime_ns)} {printable(item.path)}{target}"
 
 
-def _lines(out: Output, lines: Iterable[str]) -> None:
-    """Print lines many at a time: a snapshot can have millions."""
-    waiting = iter(lines)
+def _lines(lines: Iterable[str]) -> int:
+    """Print lines, many at a time as a snapshot can have millions; how many there were."""
+    waiting, count = iter(lines), 0
     while batch := list(itertools.islice(waiting, 1000)):
-        out.line("\n".join(batch))
+        click.echo("\n".join(batch))
+        count += len(batch)
+    return count
 
 
 def _json_list(items: Iterable[dict[str, Any]]) -> None:
@@ -190,9 +196,8 @@ def find(out: Output, patterns: tuple[str, ...], **options: Any) -> int:
         if first is None:
             continue
         out.line(f"In snapshot {stored.short} of {time_text(stored.snapshot.time_ns)}:")
-        for item in itertools.chain([first], found):
-            total += 1
-            out.line("  " + (long_line(item) if options["long"] else printable(item.path)))
+        show = long_line if options["long"] else _path_line
+        total += _lines("  " + show(item) for item in itertools.chain([first], found))
     out.note(f"{total} found in {len(chosen)} snapshots.")
     return 0
 
@@ -249,14 +254,19 @@ def diff(out: Output, before: str, after: str, metadata: bool, **options: Any) -
     old, new = find_snapshot(repo, before, *filters), find_snapshot(repo, after, *filters)
     reader, summary = repo.reader(), changes.Summary()
     sides = [changes.Side(Tree(reader.read, stored.snapshot.root), within) for stored, within in (old, new)]
-    for change in changes.diff(sides[0], sides[1], metadata=metadata):
-        summary.count(change, reader)
-        entry = change.new or change.old
-        slash = "/" if entry and entry.kind == "d" else ""
-        if out.as_json:
-            out.event("change", path=os.fsdecode(change.path) + slash, modifier=change.what)
-        else:
-            out.line(f"{change.what}    {printable(change.path) or '.'}{slash}")
+
+    def lines() -> Iterator[str]:
+        for change in changes.diff(sides[0], sides[1], metadata=metadata):
+            summary.count(change, reader)
+            entry = change.new or change.old
+            slash = "/" if entry and entry.kind == "d" else ""
+            if out.as_json:
+                fields = {"path": os.fsdecode(change.path) + slash, "modifier": change.what}
+                yield json.dumps({"message_type": "change", **fields})
+            else:
+                yield f"{change.what}    {printable(change.path) or '.'}{slash}"
+
+    _lines(lines())
     _tell_diff(out, old[0], new[0], summary)
     return 0
 
@@ -277,7 +287,9 @@ def _tell_diff(out: Output, old: Stored, new: Stored, summary: changes.Summary) 
     )
     out.line()
     for name, f in flows.items():
-        out.line(f"{name.capitalize():9}{f.files} files, {f.folders} folders, {f.others} others, {size_text(f.bytes)}")
+        out.line(
+            f"{name.capitalize() + ':':9}{f.files} files, {f.folders} folders, {f.others} others, {size_text(f.bytes)}"
+        )
     out.line(f"Changed: {summary.changed} content, {summary.types} type, {summary.attributes} only metadata")
 
 

@@ -16,8 +16,8 @@ from holdfast.errors import Damaged, HoldfastError, ObjectMissing, StorageError
 from holdfast.repository.contents import hole_length, split_items
 from holdfast.repository.crypto import object_digest
 from holdfast.repository.format import Leaf, Node, PackRecord
-from holdfast.repository.index import Location, chunks_of, load_index, read_index_object
-from holdfast.repository.keys import read_key
+from holdfast.repository.index import Location, chunks_of, load_index
+from holdfast.repository.keys import read_keys
 from holdfast.repository.packs import BlockReader, pack_name, read_contents
 from holdfast.repository.pages import decode_page, join
 from holdfast.repository.reader import ChunkReader
@@ -83,25 +83,34 @@ def check(
 class _Check:
     def __init__(self, repo: Repository, report: Report, tick: Callable[[str, int, int], None]) -> None:
         self._repo, self._report, self._tick = repo, report, tick
+        self._snapshots = self._read_snapshots()  # before the index: what is committed later may be unknown to it
         locks = repo.leases.survey()
-        report.findings += [Finding("", text) for text in locks.damaged]
+        self._condemned = locks.condemned_packs()
+        report.findings += [Finding(name, text) for name, text in locks.damaged.items()]
         self._loaded = load_index(
-            repo.storage, repo.secrets, condemned=locks.condemned_packs(), with_condemned=True, contents=True
+            repo.storage, repo.secrets, condemned=self._condemned, with_condemned=True, contents=True
         )
         self._index = self._loaded.index
         self._reader = ChunkReader(repo.storage, repo.secrets, self._index)
         self._pages: dict[bytes, bool] = {}  # page -> whether anything below it is damaged
+        self._missing: set[bytes] = set()  # chunks that snapshots need and no pack holds
+        numbers = (self._index.number_of(r.name) for r in self._loaded.adopted)
+        self._adopted = {
+            n for n in numbers if n is not None
+        }  # where a chunk is found only when no index object knows it
+        self._unindexed: set[int] = set()  # those of them that snapshots need
 
     def run(self, read_data: float, seed: int | None) -> None:
         self._keys()
-        self._index_objects()
+        for name, text in sorted(self._loaded.damaged.items()):
+            self._find(name, text)
         if read_data > 0:
             self._packs(read_data, seed)
-        snapshots = self._snapshots()
-        for number, stored in enumerate(snapshots):
-            self._tick("snapshots", number, len(snapshots))
+        for number, stored in enumerate(self._snapshots):
+            self._tick("snapshots", number, len(self._snapshots))
             if self._page(stored.snapshot.root, _MOST_LEVELS):
                 self._name_affected(stored)
+        self._absent_packs()
         self._report.chunks, self._report.packs = len(self._index), len(self._index.packs)
 
     def _find(self, name: str, text: str) -> None:
@@ -110,33 +119,33 @@ class _Check:
     # -- objects ---------------------------------------------------------------------------------------------------
 
     def _keys(self) -> None:
-        for info in list(self._repo.storage.list("keys")):
-            try:
-                read_key(self._repo.storage, info.name)
-            except ObjectMissing:
-                continue
-            except HoldfastError as e:
-                self._find(info.name, str(e))
+        damaged: dict[str, str] = {}
+        for _ in read_keys(self._repo.storage, damaged):
+            pass
+        for key_id, text in damaged.items():
+            self._find(f"keys/{key_id}", f"{text} `holdfast key remove {key_id[:8]}` removes it.")
 
-    def _index_objects(self) -> None:
-        loaded = self._loaded
-        for name in sorted(loaded.objects):
-            try:
-                read_index_object(self._repo.storage, self._repo.secrets, name)
-            except ObjectMissing:
-                continue
-            except HoldfastError as e:
-                self._find(name, str(e))
+    def _absent_packs(self) -> None:
+        """A pack that is gone is damage when something in it is needed and nowhere else."""
+        loaded, unneeded, wanted = self._loaded, 0, self._missing | self._report.damaged_chunks
         for name in loaded.absent:
-            self._find(name, f"The pack {name} is missing or not of the size the index says.")
+            if wanted.isdisjoint(i for i, _ in chunks_of(loaded.lost[bytes.fromhex(name[5:])])):
+                unneeded += 1
+            else:
+                self._find(name, f"The pack {name} is missing or not of the size the index says.")
         for name, text in loaded.unreadable.items():
             self._find(name, text)
-        if loaded.adopted:
-            self._report.notes.append(
-                f"{len(loaded.adopted)} packs are in no index object yet; the next backup or prune takes them in."
+        if unneeded:
+            self._report.notes.append(f"{unneeded} packs are missing that nothing needs; the next prune forgets them.")
+        for number in sorted(self._unindexed):  # the index is stored before the snapshot
+            name = pack_name(self._index.packs[number])
+            self._find(
+                name, f"Snapshots need the pack {name}, and no index object names it: one is missing or damaged."
             )
+        if orphans := len(self._adopted - self._unindexed):
+            self._report.notes.append(f"{orphans} packs are of a backup that was cut off; the next one takes them in.")
 
-    def _snapshots(self) -> list[Stored]:
+    def _read_snapshots(self) -> list[Stored]:
         repo, found = self._repo, []
         for info in list(repo.storage.list("snapshots")):
             snapshot_id = info.name[10:]
@@ -168,7 +177,8 @@ class _Check:
         try:
             data = self._repo.storage.get(name)
         except HoldfastError as e:
-            self._damaged_pack(record, str(e), [i for i, _ in chunks_of(record)])
+            if not (isinstance(e, ObjectMissing) and record.name in self._condemned):  # else it was swept meanwhile
+                self._damaged_pack(record, str(e), [i for i, _ in chunks_of(record)])
             return
         if object_digest([data]) == record.name:
             self._table(record, name)
@@ -222,23 +232,34 @@ class _Check:
             raise Damaged("Pages are nested deeper than any tree goes.")
         if page in self._report.damaged_chunks:
             raise Damaged(f"The page {page.hex()[:16]} is in a damaged pack.")
+        self._locate(page)
         return decode_page(self._reader.read(page), page)
 
+    def _locate(self, chunk_id: bytes) -> bool:
+        """Whether a chunk is in any pack."""
+        pack = self._index.pack_of(chunk_id)
+        if pack is None:
+            self._missing.add(chunk_id)
+        elif pack in self._adopted:
+            self._unindexed.add(pack)
+        return pack is not None
+
     def _why(self, content: bytes, depth: int) -> str | None:
-        """What is wrong with a file's content, None when all of its chunks are there and none is known to be damaged."""
+        """What is wrong with a file's content; None when all its chunks are there and none is known to be damaged."""
+        damaged, reason = self._report.damaged_chunks, None
         try:
             for item in split_items(content):
                 if hole_length(item) is not None:
                     continue
-                if item not in self._index:
-                    return f"the chunk {item.hex()[:16]} is missing"
-                if item in self._report.damaged_chunks:
-                    return f"the chunk {item.hex()[:16]} is damaged"
-                if depth and (inner := self._why(self._reader.read(item), 0)):
-                    return inner
+                if not self._locate(item):
+                    reason = reason or f"the chunk {item.hex()[:16]} is missing"
+                elif item in damaged:
+                    reason = reason or f"the chunk {item.hex()[:16]} is damaged"
+                elif depth:
+                    reason = self._why(self._reader.read(item), 0) or reason
         except HoldfastError as e:
-            return str(e)
-        return None
+            return reason or str(e)
+        return reason
 
     def _name_affected(self, stored: Stored) -> None:
         self._name_below(stored, stored.snapshot.root, b"", _MOST_LEVELS)

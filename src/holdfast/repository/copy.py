@@ -4,25 +4,31 @@ Chunk ids are keyed by each repository, so every chunk is hashed anew and the pa
 Blocks go over as they are packed when all of their chunks are wanted and new; otherwise their chunks are added one by
 one. What is already there is not copied, so a copy that was cut off goes on where it was. A snapshot that was copied
 before (``original``) is skipped.
+
+Each snapshot is gone through twice: first its chunks are copied, WINDOW of them at a time so that memory is bounded and
+blocks are still met whole; then its pages are written, for which every new id is known.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import msgspec
 from borghash import HashTable
 
-from holdfast.errors import StorageUnavailable
+from holdfast.errors import Damaged, StorageUnavailable
 from holdfast.repository.contents import ContentList, hole_length, items_of
 from holdfast.repository.format import ID_SIZE, KIND_DATA, Entry, Snapshot, Totals
 from holdfast.repository.index import PENDING, Index
 from holdfast.repository.pages import Tree, TreeWriter
+from holdfast.repository.prune import fills
 from holdfast.repository.reader import ChunkReader
 from holdfast.repository.repository import Repository, Session
 from holdfast.repository.snapshots import Stored
 from holdfast.repository.writer import LARGE, SMALL, TREE
+
+WINDOW = 1 << 18  # chunks whose blocks are gathered before any is copied
 
 
 @dataclass
@@ -48,7 +54,8 @@ def copy_snapshots(
                 result.append(Copied(stored, there[origin], skipped=True))
                 continue
             tick(f"copying {stored.short}")
-            result.append(Copied(stored, copier.copy(stored, origin), skipped=False))
+            there[origin] = copier.copy(stored, origin)
+            result.append(Copied(stored, there[origin], skipped=False))
     return result
 
 
@@ -60,73 +67,105 @@ class _Copier:
 
     def copy(self, stored: Stored, origin: str) -> str:
         """One snapshot with everything it needs; its id in the target."""
-        session, snapshot = self._session, stored.snapshot
-        before = session.writer.bytes_stored
-        users: dict[int, str] = {}
-        groups: dict[int, str] = {}
-        tree = TreeWriter(
-            self._store_page, self._target.secrets.cut_seed, lambda u: users.get(u, ""), lambda g: groups.get(g, "")
-        )
-        for leaf in Tree(self._reader.read, snapshot.root).leaves():
-            users.update(leaf.users)
-            groups.update(leaf.groups)
-            self._copy_chunks(e for _, entries in leaf.runs for e in entries)
-            for directory, entries in leaf.runs:
-                tree.add(directory, [self._translated(e) for e in entries])
-        root = tree.finish()
+        session, before = self._session, self._session.writer.bytes_stored
+        root = stored.snapshot.root
+        try:
+            self._copy_chunks(root)
+            new_root = self._write_pages(root)
+        except ValueError as e:  # of TreeWriter: entries that are not in order
+            raise Damaged(f"The snapshot {stored.short} cannot be copied: {e}.") from None
         session.writer.flush()
         self._used |= session.writer.packs
         self._used.discard(PENDING)
-        if session.missing(self._used):
-            raise StorageUnavailable(f"Packs vanish from {self._target.storage.place}.", "Run the copy again.")
-        totals = msgspec.structs.replace(snapshot.totals, bytes_stored=session.writer.bytes_stored - before)
-        return session.commit(_copied(snapshot, root, origin, totals))
+        vanished = StorageUnavailable(f"Packs vanish from {self._target.storage.place}.", "Run the copy again.")
+        if session.lost(self._used):
+            raise vanished
+        totals = msgspec.structs.replace(stored.snapshot.totals, bytes_stored=session.writer.bytes_stored - before)
+        new = session.commit(_copied(stored.snapshot, new_root, origin, totals))
+        if session.lost(self._used):
+            self._target.storage.delete(f"snapshots/{new}")
+            raise vanished
+        return new
 
-    def _store_page(self, page: bytes) -> bytes:
-        return self._note(self._session.writer.add(TREE, page))
+    # -- pages -----------------------------------------------------------------------------------------------------
+
+    def _write_pages(self, root: bytes) -> bytes:
+        """Write a tree with the new ids of its chunks; its new root."""
+        users: dict[int, str] = {}
+        groups: dict[int, str] = {}
+        tree = TreeWriter(
+            self._store, self._target.secrets.cut_seed, lambda u: users.get(u, ""), lambda g: groups.get(g, "")
+        )
+        for leaf in Tree(self._reader.read, root).leaves():
+            users.update(leaf.users)
+            groups.update(leaf.groups)
+            for directory, entries in leaf.runs:
+                tree.add(directory, [self._translated(e) for e in entries])
+        return tree.finish()
+
+    def _translated(self, entry: Entry) -> Entry:
+        if not entry.content:
+            return entry
+        items = ContentList(self._store)
+        for item in items_of(entry, self._reader.read):
+            items.add(item if hole_length(item) is not None else self._note(self._ids[item]))
+        content, depth = items.finish()
+        return msgspec.structs.replace(entry, content=content, depth=depth)
+
+    def _store(self, piece: bytes) -> bytes:
+        """A page, or a piece of a long list."""
+        return self._note(self._session.writer.add(TREE, piece))
 
     def _note(self, chunk_id: bytes) -> bytes:
+        """Remember the pack this chunk is relied on to be in."""
         pack = self._session.index.pack_of(chunk_id)
         if pack is not None:
             self._used.add(pack)
         return chunk_id
 
-    def _translated(self, entry: Entry) -> Entry:
-        if not entry.content:
-            return entry
-        items = ContentList(lambda piece: self._note(self._session.writer.add(TREE, piece)))
-        for item in items_of(entry, self._reader.read):
-            items.add(item if hole_length(item) is not None else self._ids[item])
-        content, depth = items.finish()
-        return msgspec.structs.replace(entry, content=content, depth=depth)
+    # -- chunks ----------------------------------------------------------------------------------------------------
 
-    def _copy_chunks(self, entries: Iterable[Entry]) -> None:
-        """Make sure that every chunk of these entries is in the target, and that its new id is known."""
+    def _copy_chunks(self, root: bytes) -> None:
+        """Make sure that every chunk below this root is in the target, and that its new id is known."""
         wanted: dict[tuple[int, int], set[bytes]] = {}
-        for entry in entries:
-            for item in items_of(entry, self._reader.read) if entry.content else ():
-                if hole_length(item) is None and item not in self._ids:
-                    where = self._reader.locate(item)
-                    wanted.setdefault((where.pack, where.block), set()).add(item)
+        count = 0
+        for chunk_id in self._unknown_chunks(root):
+            where = self._reader.locate(chunk_id)
+            of_block = wanted.setdefault((where.pack, where.block), set())
+            count += chunk_id not in of_block
+            of_block.add(chunk_id)
+            if count >= WINDOW:
+                self._copy_blocks(wanted)
+                wanted, count = {}, 0
+        self._copy_blocks(wanted)
+
+    def _unknown_chunks(self, root: bytes) -> Iterator[bytes]:
+        """The chunks of every file below this root whose new ids are not known yet."""
+        for _, entries in Tree(self._reader.read, root).runs():
+            for entry in entries:
+                for item in items_of(entry, self._reader.read) if entry.content else ():
+                    if hole_length(item) is None and item not in self._ids:
+                        yield item
+
+    def _copy_blocks(self, wanted: dict[tuple[int, int], set[bytes]]) -> None:
         for (pack, block), ids in sorted(wanted.items()):
             self._copy_block(pack, block, ids)
 
     def _copy_block(self, pack: int, block: int, wanted: set[bytes]) -> None:
         reader, writer, index = self._reader, self._session.writer, self._session.index
-        opened = reader.pack(pack)
-        codec, payload, raw = opened.read_payload(self._source.storage, block)
+        codec, payload, raw = reader.pack(pack).read_payload(self._source.storage, block)
         chunks = reader.chunks_in(pack, block)
         parts = {i: reader.cut(i, where, raw) for i, where in chunks if i in wanted}
         ids = {i: writer.chunk_id(part) for i, part in parts.items()}
-        whole = len(parts) == len(chunks) and not any(i in index for i in ids.values())
-        if whole and len(set(ids.values())) == len(ids):
-            new, lengths = [ids[i] for i, _ in chunks], [where.length for _, where in chunks]
+        new, lengths = [ids[i] for i, _ in chunks if i in ids], [where.length for _, where in chunks]
+        whole = len(new) == len(chunks) and fills([(where.offset, where.length) for _, where in chunks], len(raw))
+        if whole and not any(i in index for i in new) and len(set(new)) == len(new):
             writer.add_block(KIND_DATA, codec, payload, len(raw), new, lengths)
         else:
             for chunk_id, part in parts.items():
                 self._add(ids[chunk_id], part, index)
         for old, new_id in ids.items():
-            self._ids[old] = self._note(new_id)
+            self._ids[old] = new_id
 
     def _add(self, new_id: bytes, part: memoryview, index: Index) -> None:
         if new_id in index:

@@ -134,6 +134,8 @@ def read_index_object(storage: Storage, secrets: Secrets, name: str) -> IndexFil
     except NO_SENSE:
         raise Damaged(f"The index object {name} cannot be understood.") from None
     for record in content.packs:
+        if len(record.name) != 32:
+            raise Damaged(f"The index object {name} names a pack by {len(record.name)} bytes.")
         check_record(record, f"The index object {name}")
     return content
 
@@ -151,13 +153,14 @@ def put_index_object(
 
 @dataclass
 class Loaded:
-    """An index ready for use, and how it came about. ``records``: by pack name, only when contents were asked for."""
+    """An index ready for use, and how it came about. Records are kept only when contents were asked for."""
 
     index: Index
     objects: dict[str, int] = field(default_factory=dict)  # index objects: name -> size, superseded ones too
     packs: dict[str, list[bytes]] = field(default_factory=dict)  # index object -> the packs it names
-    records: dict[bytes, PackRecord] = field(default_factory=dict)
-    damaged: list[str] = field(default_factory=list)  # index objects that cannot be read, as sentences
+    records: dict[bytes, PackRecord] = field(default_factory=dict)  # by pack name
+    lost: dict[bytes, PackRecord] = field(default_factory=dict)  # the same of those in ``absent``
+    damaged: dict[str, str] = field(default_factory=dict)  # index objects that cannot be read, with a sentence
     adopted: list[PackRecord] = field(default_factory=list)  # packs that no index object knows
     absent: list[str] = field(default_factory=list)  # packs that storage has not, or not in the size they should have
     unreadable: dict[str, str] = field(default_factory=dict)  # packs whose own table cannot be read, with a sentence
@@ -214,7 +217,7 @@ class _Loader:
             except ObjectMissing:
                 raise
             except (Damaged, StorageError) as e:
-                loaded.damaged.append(str(e))
+                loaded.damaged[info.name] = str(e)
                 continue
             superseded.update(f"index/{n.hex()}" for n in content.supersedes)
             loaded.packs[info.name] = [record.name for record in content.packs]
@@ -233,17 +236,19 @@ class _Loader:
             name = bytes.fromhex(info.name[5:])
             self._present[name], self._loaded.stored_ns[name] = info.size, info.stored_ns
 
-    def _take(self, record: PackRecord) -> None:
+    def _take(self, record: PackRecord, *, weak: bool = False) -> None:
         if record.name in self._known:
             return
         self._known.add(record.name)
         if self._present is not None and self._present.get(record.name) != record.size:
             self._loaded.absent.append(f"data/{record.name.hex()}")
+            if self._contents:
+                self._loaded.lost[record.name] = record
             return
         if self._contents:
             self._loaded.records[record.name] = record
         if record.name not in self._condemned:
-            self._loaded.index.add_pack(record)
+            self._loaded.index.add_pack(record, weak=weak)
         elif self._with_condemned:
             self._loaded.index.add_pack(record, weak=True)
 
@@ -260,5 +265,5 @@ class _Loader:
             except (Damaged, StorageError) as e:
                 self._loaded.unreadable[name] = str(e)
                 continue
-            self._take(record)
+            self._take(record, weak=True)  # its blocks were not read: packs that the index names are believed first
             self._loaded.adopted.append(record)

@@ -40,24 +40,29 @@ class Owner:
 
 @dataclass
 class Locks:
-    """What lies under ``locks/``: leases that are not over, leases that are, condemned lists, and damage."""
+    """What lies under ``locks/``: leases that are not over, leases that are, condemned lists, when each was stored, and
+    damaged ones with a sentence. A damaged one counts as a lease of somebody unknown, for it may be one.
+    """
 
     live: dict[str, Lease]
     over: dict[str, Lease]
     condemned: dict[str, Condemned]
     stored_ns: dict[str, int]
-    damaged: list[str]
+    damaged: dict[str, str]
 
     def condemned_packs(self) -> set[bytes]:
         return {pack for c in self.condemned.values() for pack in c.packs}
 
 
 class Hold:
-    """A lease held. ``knows``: the condemned lists its holder treats as absent."""
+    """A lease held. ``knows``: the condemned lists its holder treats as absent. ``started_ns``: by the storage's clock
+    as soon as it is known.
+    """
 
     def __init__(self, leases: Leases, work: str) -> None:
         self._leases, self._work = leases, work
         self._name = ""
+        self._put_ns = 0
         self._stop = threading.Event()
         self._lock = threading.Lock()
         self.knows: frozenset[str] = frozenset()
@@ -70,10 +75,21 @@ class Hold:
     def put(self, knows: frozenset[str]) -> None:
         """Store the lease anew, with what is known now, and drop its older form."""
         with self._lock:
-            old, self.knows = self._name, knows
+            if self._stop.is_set():
+                return
+            old, self.knows, now = self._name, knows, self._leases.now_ns()
             self._name = self._leases.put(self._work, self.started_ns, knows)
+            self._put_ns = now
             if old:
                 self._leases.storage.delete(old)
+            else:
+                with contextlib.suppress(StorageError):
+                    self.started_ns = self._leases.storage.stat(self._name).stored_ns
+
+    def need(self) -> None:
+        """Busy when the lease was not refreshed for so long that others may soon take it for over, or have done so."""
+        if abs(self._leases.now_ns() - self._put_ns) > LEASE_LIFE_S * 1_000_000_000 // 2:
+            raise Busy(f"This {self._work} was asleep for too long: somebody else may be at work.", "Run it again.")
 
     def refresh_until_dropped(self) -> None:
         while not self._stop.wait(REFRESH_S):
@@ -144,24 +160,30 @@ class Leases:
 
     def survey(self) -> Locks:
         """Read everything under ``locks/``. Times are compared with the newest one the storage gave."""
-        found: list[tuple[ObjectInfo, Lease | Condemned]] = []
-        damaged: list[str] = []
-        for info in list(self.storage.list("locks")):
-            try:
-                found.append((info, self._read(info.name)))
-            except ObjectMissing:
-                continue
-            except Damaged as e:
-                damaged.append(str(e))
-        newest = max((i.stored_ns for i, _ in found), default=0)
-        locks = Locks({}, {}, {}, {i.name: i.stored_ns for i, _ in found}, damaged)
-        for info, content in found:
+        found: dict[str, tuple[ObjectInfo, Lease | Condemned | None]] = {}
+        damaged: dict[str, str] = {}
+        gone: set[str] = set()
+        while True:
+            vanished = set()
+            for info in [i for i in self.storage.list("locks") if i.name not in found]:
+                try:
+                    found[info.name] = info, self._read(info.name)
+                except ObjectMissing:
+                    vanished.add(info.name)
+                except Damaged as e:
+                    found[info.name], damaged[info.name] = (info, None), str(e)
+            if vanished <= gone:
+                break
+            gone |= vanished  # a lease that was refreshed meanwhile has another name now: look again
+        newest = max((i.stored_ns for i, _ in found.values()), default=0)
+        locks = Locks({}, {}, {}, {i.name: i.stored_ns for i, _ in found.values()}, damaged)
+        for info, content in found.values():
             if isinstance(content, Condemned):
                 locks.condemned[info.name] = content
-            elif newest - info.stored_ns > LEASE_LIFE_S * 1_000_000_000 or self._owner.ended(content):
-                locks.over[info.name] = content
-            else:
-                locks.live[info.name] = content
+                continue
+            lease = content or Lease(work="something", host="?", process="", boot="", started_ns=info.stored_ns)
+            lapsed = newest - info.stored_ns > LEASE_LIFE_S * 1_000_000_000
+            (locks.over if lapsed or self._owner.ended(lease) else locks.live)[info.name] = lease
         return locks
 
     def _read(self, name: str) -> Lease | Condemned:

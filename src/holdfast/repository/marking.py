@@ -12,6 +12,7 @@ from holdfast.repository.pages import decode_page
 from holdfast.repository.reader import ChunkReader
 
 _MOST_LEVELS = 14
+_NEEDED, _PAGE, _LIST = 1, 2, 4  # a file's content may be the very bytes of a page or of a list: then it is both
 
 
 class Marks:
@@ -24,30 +25,32 @@ class Marks:
 
     def __contains__(self, chunk_id: bytes) -> bool:
         ordinal = self._ordinal(chunk_id)
-        return ordinal is not None and bool(self._flags[ordinal])
+        return ordinal is not None and ordinal < len(self._flags) and bool(self._flags[ordinal])
 
     def mark_trees(self, roots: Iterable[bytes]) -> None:
-        """Mark everything below these roots, pages and lists among it."""
+        """Mark everything below these roots, pages and lists among it. After it raised it may be tried again."""
         for root in roots:
             self._page(root, _MOST_LEVELS)
             self._tick()
 
-    def _mark(self, chunk_id: bytes) -> bool:
-        """Mark a chunk; whether it was not marked before."""
+    def _mark(self, chunk_id: bytes) -> int:
+        """Mark a chunk; its ordinal."""
         ordinal = self._ordinal(chunk_id)
         if ordinal is None:
             raise Damaged(
                 f"The chunk {chunk_id.hex()[:16]}, which a snapshot needs, is in no pack.",
                 "Run `holdfast check` to see which files it is missing from.",
             )
-        new = not self._flags[ordinal]
-        self._flags[ordinal] = 1
-        return new
+        if ordinal >= len(self._flags):  # the index grew
+            self._flags += bytes(ordinal + 1024 - len(self._flags))
+        self._flags[ordinal] |= _NEEDED
+        return ordinal
 
     def _page(self, page: bytes, levels: int) -> None:
         if levels == 0:
             raise Damaged(f"The page {page.hex()[:16]} lies deeper than any tree of pages goes.")
-        if not self._mark(page):
+        ordinal = self._mark(page)
+        if self._flags[ordinal] & _PAGE:
             return
         content = decode_page(self._reader.read(page), page)
         if isinstance(content, Leaf):
@@ -58,8 +61,13 @@ class Marks:
         else:
             for child in content.children:
                 self._page(child.page, levels - 1)
+        self._flags[ordinal] |= _PAGE  # only now: everything below it is marked
 
     def _content(self, content: bytes, depth: int) -> None:
         for item in split_items(content):
-            if hole_length(item) is None and self._mark(item) and depth:
+            if hole_length(item) is not None:
+                continue
+            ordinal = self._mark(item)
+            if depth and not self._flags[ordinal] & _LIST:
                 self._content(self._reader.read(item), 0)
+                self._flags[ordinal] |= _LIST

@@ -8,7 +8,9 @@ out of the index first, then the packs, the list last. A prune killed anywhere l
 a later one goes on.
 
 Order that everything rests on: leases are read before snapshots. A writer that does not know a list is seen by its
-lease, or has ended, and then its snapshot is seen.
+lease, or has ended, and then its snapshot is seen. A writer whose lease is taken for over looks, after its snapshot,
+for condemned lists and then for missing packs; lists are deleted after their packs, so one of the two tells it. A prune
+that was asleep for so long that its own lease may be taken for over deletes nothing more.
 """
 
 from __future__ import annotations
@@ -16,8 +18,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from holdfast.errors import Busy, ObjectMissing
-from holdfast.repository.format import CHUNK_MAX, ID_SIZE, KIND_TREE, PACK_TARGET, PackRecord
+from holdfast.errors import Busy, Damaged, ObjectMissing
+from holdfast.repository.format import ID_SIZE, KIND_TREE, PACK_TARGET, PackRecord
 from holdfast.repository.index import Index, Loaded, chunks_of, load_index, put_index_object
 from holdfast.repository.leases import EXCLUSIVE, Hold, clear_ended, describe
 from holdfast.repository.marking import Marks
@@ -75,10 +77,12 @@ class _Use:
 
 @dataclass
 class _State:
-    """What one run knows."""
+    """What one run knows. ``packs``: how many of the index's packs there were when leases were read last."""
 
     hold: Hold
     loaded: Loaded
+    condemned: set[bytes]
+    packs: int
     reader: ChunkReader
     marks: Marks
     seen: set[str] = field(default_factory=set)  # snapshots marked so far
@@ -91,24 +95,34 @@ def prune(repo: Repository, request: Request, tick: Callable[[str], None] = lamb
         if request.now:
             _refuse_company(repo, hold)
         tick("reading the index")
-        locks = repo.leases.survey()
-        condemned = locks.condemned_packs()
+        condemned = repo.leases.survey().condemned_packs()
         loaded = load_index(repo.storage, repo.secrets, condemned=condemned, with_condemned=True, contents=True)
+        oldest = _oldest_lease(repo, hold)
         reader = ChunkReader(repo.storage, repo.secrets, loaded.index)
-        state = _State(hold, loaded, reader, Marks(loaded.index, reader))
+        marks = Marks(loaded.index, reader)
+        state = _State(hold, loaded, condemned, len(loaded.index.packs), reader, marks)
         tick("reading snapshots")
         _mark_new(repo, state)
-        oldest = min((x.started_ns for n, x in locks.live.items() if n != hold.name), default=None)
-        doomed = _condemn(repo, request, state, condemned, oldest, report, tick)
+        doomed = _condemn(repo, request, state, oldest, report, tick)
         if request.dry_run:
             report.waiting_packs = len(condemned)
             return report
         if doomed:
+            hold.need()
             repo.leases.condemn(sorted(doomed), 0 if request.now else request.deadline_s)
         tick("sweeping")
         _sweep(repo, request, state, report)
         clear_ended(repo.storage, repo.leases.survey())
     return report
+
+
+def _oldest_lease(repo: Repository, hold: Hold) -> int | None:
+    """When the first of the others at work began, by the storage's clock. Who stored a pack that is in the index by now
+    is seen here, or has ended, and then its snapshot will be seen.
+    """
+    locks = repo.leases.survey()
+    others = [min(x.started_ns, locks.stored_ns[n]) for n, x in locks.live.items() if n != hold.name]
+    return min(others, default=None)
 
 
 def _refuse_company(repo: Repository, hold: Hold) -> None:
@@ -128,8 +142,23 @@ def is_alone(repo: Repository) -> bool:
 def _mark_new(repo: Repository, state: _State) -> None:
     """Mark what snapshots need that were not marked yet."""
     new = [s for s in repo.snapshots() if s.id not in state.seen]
-    state.marks.mark_trees(s.snapshot.root for s in new)
+    try:
+        state.marks.mark_trees(s.snapshot.root for s in new)
+    except Damaged:
+        if not _take_in_new_packs(repo, state):
+            raise
+        state.marks.mark_trees(s.snapshot.root for s in new)
     state.seen.update(s.id for s in new)
+
+
+def _take_in_new_packs(repo: Repository, state: _State) -> bool:
+    """Add what others stored since the index was read; whether there was anything."""
+    index, before = state.loaded.index, len(state.loaded.index.packs)
+    loaded = load_index(repo.storage, repo.secrets, contents=True)
+    weak = state.condemned | {r.name for r in loaded.adopted}
+    for name, record in loaded.records.items():
+        index.add_pack(record, weak=name in weak)
+    return len(index.packs) > before
 
 
 # -- condemning --------------------------------------------------------------------------------------------------------
@@ -139,7 +168,6 @@ def _condemn(
     repo: Repository,
     request: Request,
     state: _State,
-    condemned: set[bytes],
     oldest_lease_ns: int | None,
     report: Report,
     tick: Callable[[str], None],
@@ -147,7 +175,7 @@ def _condemn(
     """Choose the packs to condemn and copy what is live in them; their names."""
     index = state.loaded.index
     uses = {p.name: _use(index, n, state.marks, report) for n, p in enumerate(index.packs)}
-    records = {p.name: p for p in index.packs if p.name not in condemned}
+    records = {p.name: p for p in index.packs[: state.packs] if p.name not in state.condemned}
     report.packs, report.bytes = len(records), sum(r.size for r in records.values())
     if oldest_lease_ns is not None:  # what a running backup has just stored looks dead and is not
         young = oldest_lease_ns - _HOUR_NS
@@ -234,14 +262,25 @@ def _copy_block(
     hasher = writer.chunk_id
     if any(hasher(memoryview(raw)[o : o + n]) != i for i, o, n, live in chunks if live):
         raise pack.damaged(block)
-    if all(live for *_, live in chunks):
-        writer.add_block(kind, codec, payload, len(raw), [c[0] for c in chunks], [c[2] for c in chunks])
+    lengths = [n for _, _, n, _ in chunks]
+    if all(live for *_, live in chunks) and fills([(o, n) for _, o, n, _ in chunks], len(raw)):
+        writer.add_block(kind, codec, payload, len(raw), [c[0] for c in chunks], lengths)
         return
     stream = TREE if kind == KIND_TREE else SMALL
     for chunk_id, offset, length, live in chunks:
-        if live and length <= CHUNK_MAX:
+        if live:
             writer.space(stream, length)[:length] = raw[offset : offset + length]
             writer.keep(stream, chunk_id, length)
+
+
+def fills(parts: list[tuple[int, int]], size: int) -> bool:
+    """Whether parts (offset, length) stand one after the other and fill a block: only then it can be taken as it is."""
+    at = 0
+    for offset, length in parts:
+        if offset != at:
+            return False
+        at += length
+    return at == size
 
 
 # -- sweeping ----------------------------------------------------------------------------------------------------------
@@ -261,6 +300,7 @@ def _sweep(repo: Repository, request: Request, state: _State, report: Report) ->
         else:
             report.waiting_packs += len(listed.packs)
     _mark_new(repo, state)
+    state.hold.need()
     doomed: set[bytes] = set()
     for name in ripe:
         for pack in locks.condemned[name].packs:
@@ -270,6 +310,7 @@ def _sweep(repo: Repository, request: Request, state: _State, report: Report) ->
                 doomed.add(pack)
     report.index_objects = _rewrite_index(repo, state, doomed)
     for pack in sorted(doomed):
+        state.hold.need()
         report.deleted_bytes += _delete_pack(repo, pack)
     report.deleted_packs = len(doomed)
     for name in ripe:

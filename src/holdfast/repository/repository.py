@@ -101,16 +101,20 @@ class Session:
         repo = self.repository
         return Tree(ChunkReader(repo.storage, repo.secrets, self.index).read, root)
 
-    def newly_condemned(self, used: set[int]) -> set[bytes]:
-        """Packs among ``used`` (numbers of the index) that were condemned since the work began."""
+    def lost(self, used: set[int]) -> set[bytes]:
+        """Packs among ``used`` (numbers of the index) that cannot be relied on: condemned since the work began, or not
+        in storage in their size. To be asked before the snapshot is put, and again after: a prune that took this lease
+        for over and read snapshots in between deletes its lists after their packs, so one of the two is seen.
+        """
         condemned = self.repository.leases.survey().condemned_packs()
-        return {name for n in used if (name := self.index.packs[n].name) in condemned}
-
-    def missing(self, used: set[int]) -> set[bytes]:
-        """Packs among ``used`` that are not in storage, or not in their size."""
         present = {i.name: i.size for i in self.repository.storage.list("data")}
-        records = (self.index.packs[n] for n in used)
-        return {r.name for r in records if present.get(f"data/{r.name.hex()}") != r.size}
+        records = [self.index.packs[n] for n in used]
+        return {r.name for r in records if r.name in condemned or present.get(f"data/{r.name.hex()}") != r.size}
+
+    def drop(self, packs: set[bytes]) -> None:
+        """Count what lies in those packs as absent, also in those stored by this very session."""
+        self.writer.packs -= {number for name in packs if (number := self.index.number_of(name)) is not None}
+        self.index.drop_packs(packs)
 
     def commit(self, snapshot: Snapshot) -> str:
         """Make everything durable, then the snapshot; its id."""

@@ -15,6 +15,7 @@ from holdfast.storage.base import Storage
 
 PURPOSE = b"snapshot"
 SHORT = 8
+_REPAIR = "`holdfast check` says what is lost; `holdfast repair snapshots` removes what cannot be read."
 _PREFIX = re.compile(r"[0-9a-f]{1,64}\Z")
 
 
@@ -59,28 +60,35 @@ def read_snapshot(storage: Storage, secrets: Secrets, snapshot_id: str) -> Snaps
     name = f"snapshots/{snapshot_id}"
     data = storage.get(name)
     if object_digest([data]).hex() != snapshot_id:
-        raise Damaged(f"The snapshot object {name} does not have the content its name says.")
+        raise Damaged(f"The snapshot object {name} does not have the content its name says.", _REPAIR)
     plain = secrets.open_sealed(PURPOSE, data, f"The snapshot {snapshot_id[:SHORT]}")
     try:
         return msgspec.msgpack.decode(plain, type=Snapshot)
     except NO_SENSE:
-        raise Damaged(f"The snapshot {snapshot_id[:SHORT]} cannot be understood.") from None
+        raise Damaged(f"The snapshot {snapshot_id[:SHORT]} cannot be understood.", _REPAIR) from None
 
 
 def read_snapshots(storage: Storage, secrets: Secrets, damaged: list[str] | None = None) -> list[Stored]:
     """Every snapshot, oldest first. Damaged ones raise, or are named in ``damaged`` when it is given."""
-    found = []
-    for info in list(storage.list("snapshots")):
-        snapshot_id = info.name[10:]
-        try:
-            found.append(Stored(snapshot_id, read_snapshot(storage, secrets, snapshot_id)))
-        except ObjectMissing:  # forgotten meanwhile
-            continue
-        except Damaged as e:
-            if damaged is None:
-                raise
-            damaged.append(str(e))
-    return sorted(found, key=lambda s: (s.snapshot.time_ns, s.id))
+    found: dict[str, Stored | None] = {}
+    gone: set[str] = set()
+    while True:
+        vanished = set()
+        for snapshot_id in [i.name[10:] for i in storage.list("snapshots")]:
+            if snapshot_id in found:
+                continue
+            try:
+                found[snapshot_id] = Stored(snapshot_id, read_snapshot(storage, secrets, snapshot_id))
+            except ObjectMissing:
+                vanished.add(snapshot_id)
+            except Damaged as e:
+                if damaged is None:
+                    raise
+                damaged.append(str(e))
+                found[snapshot_id] = None
+        if vanished <= gone:
+            return sorted((s for s in found.values() if s), key=lambda s: (s.snapshot.time_ns, s.id))
+        gone |= vanished  # forgotten meanwhile, or under another name now (tags changed): look again
 
 
 def choose(snapshots: Iterable[Stored], name: str) -> Stored:
