@@ -249,6 +249,20 @@ def _readable(fd: int, offset: int) -> bool:
         return False
 
 
+def test_a_damaged_page_hides_its_snapshot_and_no_other(house: House) -> None:
+    tree = write(house.folder / "tree", {"file": noise(MIB)})
+    first = house.back_up(tree)
+    pages = house.path_of(min(house.packs(), key=lambda name: house.packs()[name]))
+    second = house.back_up(write(house.folder / "other", {"other": "fine"}))
+    pages.chmod(0o600)
+    pages.write_bytes(bytes(pages.stat().st_size))
+    with mounted(house) as m:
+        with pytest.raises(OSError, match="Input/output error"):
+            os.listdir(m.folder / "ids" / first.snapshot_id[:8])
+        assert (m.folder / "ids" / second.snapshot_id[:8] / "other").read_text() == "fine"
+        assert f"holdfast: ids/{first.snapshot_id[:8]}: " in m.said
+
+
 def test_a_lost_pack_leaves_the_rest_readable(house: House) -> None:
     tree = write(house.folder / "tree", {"old": noise(2 * MIB, "old")})
     house.back_up(tree)

@@ -7,7 +7,6 @@ import base64
 import hashlib
 import hmac
 import json
-import re
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -42,7 +41,7 @@ def refusing(what: str, *errors: type[Exception]) -> Iterator[None]:
     try:
         yield
     except errors as error:
-        raise Refused(f"{what}: {error or type(error).__name__}") from error
+        raise Refused(f"{what}: {error!r}") from error
 
 
 @contextmanager

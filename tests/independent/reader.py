@@ -22,7 +22,7 @@ from typing import Any
 from blake3 import blake3
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM, ChaCha20Poly1305
 
-from tests.independent.keys import bundle_of_key, bundle_of_sheet
+from tests.independent.keys import Secrets, bundle_of_key, bundle_of_sheet, data_key, open_sealed, open_shared
 from tests.independent.notation import (
     GIB,
     KIB,
@@ -33,7 +33,6 @@ from tests.independent.notation import (
     decode,
     derive,
     fields,
-    hpke_open,
     keyed,
     need,
     noting,
@@ -63,13 +62,10 @@ Below = tuple[Any, int, int]  # of a page: the first entry's folder and name, ho
 @dataclass
 class Repository:
     root: Path
-    id: str
-    shared: bytes
-    private: dict[int, bytes]  # epoch: private key; none with a write-only key
+    secrets: Secrets
     refused: dict[str, str] = field(default_factory=dict)  # object: why
     chunks: dict[bytes, list[tuple[Record, int]]] = field(default_factory=dict)  # id: packs, with the place as a u64
     unread: set[str] = field(default_factory=set)  # packs whose own tables were not looked at
-    keys: dict[bytes, bytes] = field(default_factory=dict)  # sealed secret: data key
     block: tuple[bytes, int, bytes] = (b"", 0, b"")  # the one that was read last
 
 
@@ -106,28 +102,6 @@ def read_object(root: Path, name: str, limit: int = GIB + MIB) -> bytes:
     return data
 
 
-# 4, 6
-def data_key(repository: Repository, epoch: int, sealed: bytes) -> bytes:
-    if sealed not in repository.keys:
-        need(len(sealed) == 1168 and epoch in repository.private, f"no private key of epoch {epoch}")
-        info = b"holdfast v1 " + bytes.fromhex(repository.id) + struct.pack(">I", epoch)
-        secret = hpke_open(repository.private[epoch], info, sealed)
-        repository.keys[sealed] = keyed(derive("proof of writers", repository.shared), secret)
-    return repository.keys[sealed]
-
-
-def open_shared(repository: Repository, data: bytes, purpose: bytes) -> Any:
-    need(data[:8] == b"HFshare\x01" and len(data) >= 40, "not a shared envelope")
-    key = keyed(derive("shared envelopes", repository.shared), data[8:40])
-    return decode(unzstd(aead(AESGCM, key, bytes(12), data[40:], data[:8] + purpose), GIB))
-
-
-def open_sealed(repository: Repository, data: bytes, purpose: bytes) -> Any:
-    need(data[:8] == b"HFseal\x00\x01" and len(data) >= 1180, "not a sealed envelope")
-    key = data_key(repository, int.from_bytes(data[8:12], "big"), data[12:1180])
-    return decode(unzstd(aead(AESGCM, key, bytes(12), data[1180:], data[:12] + purpose), GIB))
-
-
 # 5
 def open_repository(root: Path, *, password: str | None = None, text: str = "") -> Repository:
     """With a password, or with the text of a key file or of a recovery sheet."""
@@ -142,12 +116,11 @@ def open_repository(root: Path, *, password: str | None = None, text: str = "") 
             found.append(bundle_of_key(read_object(root, name, MIB), password, text))
             break
     need(found, f"no key opens: {tried}")
-    bundle = found[0]
-    need(re.fullmatch("[0-9a-f]{32}", bundle.repository), "bundle: no id of a repository")
-    need(bundle.repository == config.repository, "the key of another repository")
-    genuine = keyed(derive("config", bundle.shared), line).hex().encode()
+    secrets = found[0]
+    need(secrets.repository == config.repository, "the key of another repository")
+    genuine = keyed(derive("config", secrets.shared), line).hex().encode()
     need(hmac.compare_digest(genuine, proof), "config: no holder of a key wrote this")
-    repository = Repository(root, *bundle)
+    repository = Repository(root, secrets)
     load_index(repository)
     return repository
 
@@ -171,7 +144,7 @@ def table_of(repository: Repository, name: str) -> Record:
     need((magic, end, sealed_length) == (b"HFpack\x00\x01", b"HFend\x00\x00\x01", 1168), f"{name} is no pack")
     need(length <= size - 12 - len(header), f"{name}: its table does not lie within it")
     envelope = read(repository.root, name, size - 12 - length, length)
-    pack = pack_of(open_shared(repository, envelope, b"pack contents " + blake3(header[16:]).digest()))
+    pack = pack_of(open_shared(repository.secrets, envelope, b"pack contents " + blake3(header[16:]).digest()))
     need((pack.kind, pack.cipher, pack.epoch) == (kind, cipher, epoch), f"{name}: its table is not of its header")
     need((pack.name, pack.size, pack.sealed) == (b"", 0, b""), f"{name}: its table says what it cannot know")
     pack.name, pack.size, pack.sealed = bytes.fromhex(name[-64:]), size, header[16:]
@@ -197,7 +170,7 @@ def load_index(repository: Repository) -> None:
             present[name] = size_of(root, name, 64 * MIB)
     for name in names(root, "index"):
         with noting(refused, name):
-            content = fields(open_shared(repository, read_object(root, name), b"index"), INDEX)
+            content = fields(open_shared(repository.secrets, read_object(root, name), b"index"), INDEX)
             index[name] = [pack_of(pack) for pack in content.packs], {f"index/{n.hex()}" for n in content.supersedes}
     superseded = set().union(*(supersedes for _, supersedes in index.values()))
     packs = [pack for name in sorted(index.keys() - superseded) for pack in index[name][0]]
@@ -214,7 +187,7 @@ def read_block(repository: Repository, pack: Record, number: int) -> bytes:
         need(13 * number < len(pack.blocks), "there is no such block")
         offset, stored, raw, codec = struct.unpack_from(">IIIB", pack.blocks, 13 * number)
         need(stored <= 7 * MIB + 16 and raw <= 7 * MIB and offset + stored <= pack.size, "a block beyond the limits")
-        key = data_key(repository, pack.epoch, pack.sealed)
+        key = data_key(repository.secrets, pack.epoch, pack.sealed)
         data = read(repository.root, f"data/{pack.name.hex()}", offset, stored)
         cipher = (AESGCM, ChaCha20Poly1305)[pack.cipher]
         data = aead(cipher, key, number.to_bytes(12, "big"), data, struct.pack(">BI", codec, raw))
@@ -229,7 +202,7 @@ def read_place(repository: Repository, id_: bytes, pack: Record, place: int) -> 
     number, offset, length = place >> 48, place >> 24 & 0xFFFFFF, place & 0xFFFFFF
     data = read_block(repository, pack, number)[offset : offset + length]
     need(len(data) == length, "a chunk beyond its block")
-    need(keyed(derive("chunk id", repository.shared), data)[:24] == id_, "bytes that are not the chunk's")
+    need(keyed(derive("chunk id", repository.secrets.shared), data)[:24] == id_, "bytes that are not the chunk's")
     return data
 
 
@@ -332,11 +305,11 @@ def content_of(repository: Repository, entry: Record) -> Iterator[bytes]:
 # 11, 12, and everything
 def snapshots(repository: Repository) -> list[Record]:
     """In their order; those that must be refused are noted."""
-    need(repository.private, "a write-only key reads no snapshots")
+    need(repository.secrets.private, "a write-only key reads no snapshots")
     found = []
     for name in names(repository.root, "snapshots"):
         with noting(repository.refused, name):
-            content = open_sealed(repository, read_object(repository.root, name), b"snapshot")
+            content = open_sealed(repository.secrets, read_object(repository.root, name), b"snapshot")
             snapshot = fields(content, SNAPSHOT, dict)
             snapshot.totals, snapshot.id = fields(snapshot.totals, TOTALS, dict), name[-64:]
             found.append(snapshot)
@@ -347,7 +320,7 @@ def locks(repository: Repository) -> list[Record]:
     found = []
     for name in names(repository.root, "locks"):
         with noting(repository.refused, name):
-            content = open_shared(repository, read_object(repository.root, name), b"locks")
+            content = open_shared(repository.secrets, read_object(repository.root, name), b"locks")
             kind = content.get("type") if type(content) is dict else None
             need(kind in ("lease", "condemned"), "a lock of an unknown type")
             found.append(fields(content, LEASE if kind == "lease" else CONDEMNED, dict))

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 
-from holdfast.errors import Damaged
+from holdfast.errors import Damaged, HoldfastError
 from holdfast.repository.contents import hole_length, items_of
 from holdfast.repository.format import ID_SIZE, Entry
 from holdfast.repository.reader import ChunkReader
@@ -35,7 +35,9 @@ class Contents:
         self._pool.shutdown(wait=True, cancel_futures=True)
 
     def of(self, entry: Entry, path: bytes) -> Iterator[bytes]:
-        """The pieces of a file in order, holes as zeros. Damaged, naming the path, before the first bad byte."""
+        """The pieces of a file in order, holes as zeros. Damaged or StorageError, naming the path, before the first
+        byte that cannot be had.
+        """
         left = entry.size
         try:
             for piece in self._pieces(entry):
@@ -43,8 +45,8 @@ class Contents:
                 if left < 0:
                     break
                 yield piece
-        except Damaged as e:
-            raise Damaged(f"{_shown(path)}: {e}", e.hint) from None
+        except HoldfastError as e:
+            raise type(e)(f"{_shown(path)}: {e}", e.hint) from None
         if left:
             raise Damaged(f"{_shown(path)}: its size contradicts its content.")
 

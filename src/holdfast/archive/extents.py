@@ -21,7 +21,7 @@ from holdfast.repository.format import ID_SIZE, Entry
 
 V = TypeVar("V")
 
-CHUNK_CACHE = 32 << 20
+CHUNK_CACHE = 16 << 20
 _STRIPES = 16
 _GAP = b"\xff" * ID_SIZE  # stands in the table for a stretch that is lost
 

@@ -129,18 +129,21 @@ def _target(name: str | None) -> Iterator[Sink]:
         sys.stdout.flush()
         yield Sink(1)
         return
-    path = os.path.realpath(name)
-    if os.path.isdir(path):
+    if os.path.isdir(name):
         raise UsageError(f"{printable(name)} is a folder; name a file.")
-    if os.path.exists(path) and not stat.S_ISREG(os.stat(path).st_mode):
-        fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    if os.path.exists(name) and not stat.S_ISREG(os.stat(name).st_mode):
+        fd = os.open(name, os.O_WRONLY | os.O_CLOEXEC)
         try:
             yield Sink(fd)
         finally:
             os.close(fd)
         return
+    path = os.path.realpath(name)
     part = f"{path}.{os.getpid()}.part"
-    fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    except OSError as e:
+        raise UsageError(f"{printable(name)} cannot be written: {os.strerror(e.errno or 0)}.") from None
     try:
         yield Sink(fd)
         os.fsync(fd)

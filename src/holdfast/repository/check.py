@@ -140,7 +140,7 @@ class _Check:
         for number in sorted(self._unindexed):  # the index is stored before the snapshot
             name = pack_name(self._index.packs[number])
             self._find(
-                name, f"Snapshots need the pack {name}, and no index object names it: one is missing or damaged."
+                name, f"Snapshots need the pack {name}, and no index object names it: one is lost."
             )
         if orphans := len(self._adopted - self._unindexed):
             self._report.notes.append(f"{orphans} packs are of a backup that was cut off; the next one takes them in.")
