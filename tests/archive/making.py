@@ -8,6 +8,7 @@ import base64
 import os
 import pickle
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -21,7 +22,7 @@ from holdfast.repository.format import Argon2, Chunker, Snapshot, Totals
 from holdfast.repository.keys import KeyFile, without_private
 from holdfast.repository.leases import Owner
 from holdfast.repository.pages import Tree, TreeWriter
-from holdfast.repository.repository import Repository, create
+from holdfast.repository.repository import Repository, create, open_repository
 from holdfast.storage.local import LocalStorage
 
 T = TypeVar("T")
@@ -117,6 +118,13 @@ def make_house(folder: Path, chunker: Chunker | None = None) -> House:
     return House(repo, folder, clock)
 
 
+def open_house(folder: Path) -> House:
+    """The house that ``make_house`` made there, for another process."""
+    clock = Clock()
+    owner = Owner("host", "user", "2/2/2", "boot", lambda lease: False)
+    return House(open_repository(LocalStorage(folder / "repository"), KEY, owner, clock), folder, clock)
+
+
 @dataclass
 class Mounts:
     """File systems for one test."""
@@ -134,32 +142,48 @@ class Mounts:
         subprocess.run(["mount", "-o", f"remount,{options}", path], check=True)
 
 
-def as_nobody(act: Callable[[], T]) -> T:
-    """What ``act`` gives when the user nobody does it, in a process of its own."""
-    reading, writing = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        try:
-            os.setgroups([])
-            os.setgid(NOBODY)
-            os.setuid(NOBODY)
-            os.umask(0o022)
-            try:
-                answer: object = act()
-            except BaseException as e:  # noqa: BLE001 - it is raised where it belongs
-                answer = e
-            with open(writing, "wb") as pipe:
-                pickle.dump(answer, pipe)
-        finally:
-            os._exit(0)
-    os.close(writing)
-    with open(reading, "rb") as pipe:
-        result = pickle.load(pipe)
-    os.waitpid(pid, 0)
+class Ended(Exception):
+    """A process was ended by the signal ``number``."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+def elsewhere(act: Callable[..., T], *args: Any, uid: int = 0) -> T:
+    """What a function of a test module gives, or raises, in a process of its own (started anew: a fork of a process
+    with threads may hang), as the user ``uid``. A signal that ends it raises Ended.
+    """
+    program = "import tests.archive.making as making; making.child()"
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        input=pickle.dumps((act, args, uid)),
+        stdout=subprocess.PIPE,
+        cwd=Path(__file__).parents[2],
+        check=False,
+    )
+    if done.returncode < 0:
+        raise Ended(-done.returncode)
+    result = pickle.loads(done.stdout)
     if isinstance(result, BaseException):
         raise result
-    answer_of_act: T = result
-    return answer_of_act
+    answer: T = result
+    return answer
+
+
+def child() -> None:
+    """The other half of ``elsewhere``."""
+    act, args, uid = pickle.load(sys.stdin.buffer)
+    if uid:
+        os.setgroups([])
+        os.setgid(uid)
+        os.setuid(uid)
+        os.umask(0o022)
+    try:
+        answer = act(*args)
+    except BaseException as e:  # noqa: BLE001 - it is raised where it belongs
+        answer = e
+    sys.stdout.buffer.write(pickle.dumps(answer))
 
 
 def reasons(done: backup.Report | restore.Progress) -> dict[str, str]:

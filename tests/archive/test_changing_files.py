@@ -11,7 +11,7 @@ import sys
 import pytest
 
 from holdfast.archive import files, scan
-from tests.archive.making import KEY_TEXT, as_nobody, make_house, reasons
+from tests.archive.making import KEY_TEXT, NOBODY, elsewhere, make_house, reasons
 from tests.support.trees import KIB, MIB, contents, deep, noise, sparse, write
 
 TURNED = "it turned into something else while it was looked at"
@@ -221,24 +221,23 @@ def test_a_link_that_becomes_a_file_before_it_is_read(house, source, monkeypatch
     assert_good_but_for(house, house.back_up(source), "link", TURNED)
 
 
+@pytest.mark.needs_root
 def test_files_that_may_not_be_read_are_named_and_the_rest_is_backed_up(open_folder):
-    os.chown(open_folder, 65534, 65534)
-
-    def back_up_as_nobody():
-        house = make_house(open_folder)
-        source = write(open_folder / "source", {"before": "good", "shut": "x", "folder/inside": "x", "z": "good"})
-        (source / "shut").chmod(0)
-        (source / "folder").chmod(0)
-        report = house.back_up(source)
-        restored = house.restore(report)
-        (house.restored / "folder").chmod(0o755)
-        return reasons(report), reasons(restored), contents(house.restored)
-
-    if os.geteuid() != 0:
-        pytest.skip("needs root: becomes the user nobody")
-    troubles, restored, found = as_nobody(back_up_as_nobody)
+    os.chown(open_folder, NOBODY, NOBODY)
+    troubles, restored, found = elsewhere(back_up_what_is_shut, open_folder, uid=NOBODY)
     assert troubles == {"shut": "Permission denied", "folder": "Permission denied"}
     assert (restored, found) == ({}, {"before": "good", "z": "good"})
+
+
+def back_up_what_is_shut(folder):
+    house = make_house(folder)
+    source = write(folder / "source", {"before": "good", "shut": "x", "folder/inside": "x", "z": "good"})
+    (source / "shut").chmod(0)
+    (source / "folder").chmod(0)
+    report = house.back_up(source)
+    restored = house.restore(report)
+    (house.restored / "folder").chmod(0o755)
+    return reasons(report), reasons(restored), contents(house.restored)
 
 
 def test_a_file_the_disk_cannot_read_is_named_and_the_rest_is_backed_up(house, source, need):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 import signal
 import subprocess
@@ -15,7 +14,7 @@ import pytest
 from holdfast.archive import backup, files, writing
 from holdfast.errors import HoldfastError, InterruptedByUser, StorageFull, UsageError
 from holdfast.storage.local import LocalStorage
-from tests.archive.making import KEY_TEXT, reasons
+from tests.archive.making import KEY_TEXT, Ended, elsewhere, open_house, reasons
 from tests.support.trees import KIB, MIB, contents, differences, everything, noise, write
 
 
@@ -90,20 +89,22 @@ def test_a_second_ctrl_c_ends_it_at_once(house, source, monkeypatch):
 
 
 def test_ctrl_c_on_a_full_disk_is_still_ctrl_c(house, source, monkeypatch):
-    interrupt_at(monkeypatch, "large 05")
+    interrupt_at(monkeypatch, "large 01")
+    really = LocalStorage.put
 
-    def full(self, name, parts):
-        raise StorageFull("The disk is full.")
+    def put(self, name, parts):
+        if name.startswith("data/"):
+            raise StorageFull("The disk is full.")
+        really(self, name, parts)
 
-    monkeypatch.setattr(LocalStorage, "put", full if False else LocalStorage.put)
-    monkeypatch.setattr("holdfast.repository.writer.ChunkWriter.flush", lambda self: full(self, "", []))
+    monkeypatch.setattr(LocalStorage, "put", put)
     with pytest.raises(InterruptedByUser):
         house.back_up(source)
 
 
 @pytest.mark.parametrize("packs", [1, 2])
 def test_packs_of_a_backup_that_was_killed_are_found_by_the_next(house, source, packs):
-    killed_after(packs, lambda: house.back_up(source))
+    kill_a_backup(house, source, packs)
     stored = sum(house.packs().values())
     assert len(house.packs()) >= packs
     assert list(house.repo.storage.list("index")) == []
@@ -117,7 +118,7 @@ def test_packs_of_a_backup_that_was_killed_are_found_by_the_next(house, source, 
 def test_what_killed_backups_stored_adds_up_until_one_ends(house, source):
     stored = 0
     for _ in range(2):
-        killed_after(1, lambda: house.back_up(source))
+        kill_a_backup(house, source, 1)
         assert sum(house.packs().values()) > stored
         stored = sum(house.packs().values())
     report = house.back_up(source)
@@ -125,28 +126,32 @@ def test_what_killed_backups_stored_adds_up_until_one_ends(house, source):
     assert reasons(house.restore(report, verify=True)) == {}
 
 
-def killed_after(packs, act):
-    """Run in a process that gets a SIGKILL as soon as it has stored so many packs."""
-    pid = os.fork()
-    if pid == 0:
-        really, left = LocalStorage.put, [packs]
-        lock = threading.Lock()
+def kill_a_backup(house, source, packs):
+    """Back up in a process that gets a SIGKILL as soon as it has stored so many packs."""
+    with pytest.raises(Ended) as ended:
+        elsewhere(back_up_and_die, house.folder, source, packs)
+    assert ended.value.number == signal.SIGKILL
 
-        def put(self, name, parts):
-            really(self, name, parts)
-            with lock:
-                left[0] -= name.startswith("data/")
-                if not left[0]:
-                    os.kill(os.getpid(), signal.SIGKILL)
 
-        LocalStorage.put = put  # type: ignore[method-assign]
-        try:
-            act()
-        finally:
-            os._exit(0)
-    _, status = os.waitpid(pid, 0)
-    assert os.WIFSIGNALED(status), "it ended before it could be killed"
-    assert os.WTERMSIG(status) == signal.SIGKILL
+def back_up_and_die(folder, source, packs):
+    house = open_house(folder)
+    kill_at_call(LocalStorage, "put", packs, lambda self, name, parts: name.startswith("data/"))
+    house.back_up(source)
+
+
+def kill_at_call(owner, function, number, counts=lambda *args: True):
+    """Have this process killed right after the call of that number."""
+    really, calls, lock = getattr(owner, function), [0], threading.Lock()
+
+    def call(*args):
+        answer = really(*args)
+        with lock:
+            calls[0] += counts(*args)
+            if calls[0] == number:
+                os.kill(os.getpid(), signal.SIGKILL)
+        return answer
+
+    setattr(owner, function, call)
 
 
 # -- restore -----------------------------------------------------------------------------------------------------------
@@ -186,23 +191,16 @@ def interrupt_writing(monkeypatch, after):
 
 def test_a_restore_that_was_killed_goes_on_where_it_was(house, source):
     report = house.back_up(source)
-    pid = os.fork()
-    if pid == 0:
-        really, left = writing._write_at, [12]
-
-        def write_at(fd, data, offset):
-            left[0] -= 1
-            if left[0] == 0:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return really(fd, data, offset)
-
-        writing._write_at = write_at
-        house.restore(report)
-        os._exit(0)
-    os.waitpid(pid, 0)
+    with pytest.raises(Ended):
+        elsewhere(restore_and_die, house.folder, report.snapshot.root)
     assert 0 < len(os.listdir(house.restored)) < 220
     house.restore(report, verify=True)
     assert differences(source, house.restored) == []
+
+
+def restore_and_die(folder, root):
+    kill_at_call(writing, "_write_at", 12)
+    open_house(folder).restore(root)
 
 
 # -- standard input ----------------------------------------------------------------------------------------------------
@@ -285,10 +283,9 @@ def wait_for(condition, seconds=30):
         time.sleep(0.01)
 
 
-def test_a_listing_that_is_interrupted_closes_what_it_opened(house, source):
+def test_a_backup_that_is_interrupted_closes_what_it_opened(house, source):
     open_before = len(os.listdir("/proc/self/fd"))
     with pytest.raises(InterruptedByUser), pytest.MonkeyPatch.context() as patch:
         interrupt_at(patch, "large 02")
         house.back_up(source)
     assert len(os.listdir("/proc/self/fd")) <= open_before
-    assert io.DEFAULT_BUFFER_SIZE

@@ -277,20 +277,21 @@ def read_page(repository: Repository, id_: bytes, level: int | None) -> Generato
 
 def walk(repository: Repository, snapshot: Record) -> Iterator[Record | Refused]:
     """Every entry in order; in the place of one that must be refused, or of a page, why."""
-    last = None
-    for entry in read_page(repository, snapshot.root, None):
-        if isinstance(entry, Refused) or last is None or key_of(entry) > last:
-            last = last if isinstance(entry, Refused) else key_of(entry)
-            yield entry
-        else:
-            yield Refused(f"an entry that is out of order: {entry.folder!r} {entry.name!r}")
+    last: tuple[bytes, ...] = ()
+    try:
+        for entry in read_page(repository, snapshot.root, None):
+            ordered = isinstance(entry, Refused) or key_of(entry) > last
+            yield entry if ordered else Refused(f"an entry out of order: {entry.folder!r} {entry.name!r}")
+            last = last if isinstance(entry, Refused) else max(last, key_of(entry))
+    except Refused as refusal:
+        yield refusal
 
 
 # 10
 def content_of(repository: Repository, entry: Record) -> Iterator[bytes]:
     """The bytes of a file, in parts; what was given so far is not the file unless the end is reached."""
     pieces = [entry.content[n : n + 24] for n in range(0, len(entry.content), 24)] if entry.depth else []
-    left = entry.size
+    left = entry.size if entry.kind == "f" else 0
     for items in (read_chunk(repository, piece) for piece in pieces) if entry.depth else [entry.content]:
         need(len(items) % 24 == 0, "a piece of a list that holds no whole items")
         for at in range(0, len(items), 24):

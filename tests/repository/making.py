@@ -9,17 +9,18 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 from holdfast.errors import HoldfastError
 from holdfast.repository.chunking import Cutter
 from holdfast.repository.contents import ContentList, hole_length, items_of
+from holdfast.repository.crypto import Secrets
 from holdfast.repository.format import Argon2, Chunker, Entry, Lease, Snapshot, Totals
 from holdfast.repository.keys import KeyFile, without_private
 from holdfast.repository.leases import Owner
 from holdfast.repository.pages import Tree, TreeWriter, join, sort_key, split
 from holdfast.repository.reader import ChunkReader
 from holdfast.repository.repository import Repository, Session, create
-from holdfast.repository.crypto import Secrets
 from holdfast.repository.writer import LARGE, SMALL, TREE
 from holdfast.storage.base import FOLDERS, Storage
 from tests.support.storages import MemoryStorage
@@ -83,10 +84,10 @@ def some_bytes(seed: object, size: int) -> bytes:
 # -- a tree in, a tree out ---------------------------------------------------------------------------------------------
 
 
-def store(repo: Repository, files: Files, *, host: str = "here", tags: Iterable[str] = (), name: bytes = b"/tree") -> str:
-    """Back a tree up; the snapshot's id. Folders are made as paths need them."""
+def store(repo: Repository, files: Files, **about: Any) -> str:
+    """Back a tree up; the snapshot's id. Folders are made as paths need them. ``about``: as of ``a_snapshot``."""
     with repo.writing() as session:
-        return session.commit(a_snapshot(repo, write_tree(session, files), host=host, tags=tags, name=name))
+        return session.commit(a_snapshot(repo, write_tree(session, files), **about))
 
 
 def a_snapshot(
@@ -177,7 +178,7 @@ def what_is_left(repo: Repository, snapshot_id: str) -> tuple[dict[bytes, bytes]
 def each_file(
     repo: Repository, snapshot_id: str, reader: ChunkReader | None
 ) -> Iterable[tuple[bytes, bytes | HoldfastError]]:
-    stored = next(s for s in repo.snapshots() if s.id == snapshot_id)
+    stored = next(s for s in repo.snapshots(damaged=[]) if s.id == snapshot_id)
     reader = reader or repo.reader()
     for directory, entries in Tree(reader.read, stored.snapshot.root).runs():
         for entry in entries:

@@ -117,7 +117,7 @@ def test_one_cutter_cuts_one_stream_after_the_other(cutter: Cutter) -> None:
     assert cut(cutter, first) == cut(Cutter(TINY), first)
     unfinished = cutter.cut(reading(first))
     next(unfinished)
-    unfinished.close()
+    del unfinished
     assert cut(cutter, second) == cut(Cutter(TINY), second)
 
 

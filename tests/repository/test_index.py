@@ -14,7 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from holdfast.errors import ObjectMissing, StorageUnavailable
 from holdfast.repository import prune
-from holdfast.repository.format import ID_SIZE, IndexFile, PackRecord, place
+from holdfast.repository.format import ID_SIZE, PackRecord, place
 from holdfast.repository.index import (
     PENDING,
     PURPOSE,
@@ -123,9 +123,9 @@ def test_a_record_tells_its_chunks_as_they_are(chunks: dict[int, tuple[int, int,
 
 def test_ordinals_stay_while_the_index_grows() -> None:
     index = Index()
-    index.add_pack(a_record(0, {n: (0, 0, 1) for n in range(100)}))
+    index.add_pack(a_record(0, dict.fromkeys(range(100), (0, 0, 1))))
     before = [index.ordinal(an_id(n)) for n in range(100)]
-    index.add_pack(a_record(1, {n: (0, 0, 1) for n in range(50, 6000)}))
+    index.add_pack(a_record(1, dict.fromkeys(range(50, 6000), (0, 0, 1))))
     assert [index.ordinal(an_id(n)) for n in range(100)] == before
     assert sorted(index.ordinal(i) or 0 for i in index.ids()) == list(range(6000))
 
@@ -235,7 +235,7 @@ def test_readers_find_a_chunk_in_a_condemned_pack_only_when_it_is_nowhere_else()
 
 
 def test_an_index_object_that_vanishes_while_it_is_read_was_superseded() -> None:
-    repo, ids = three_snapshots()
+    repo, _ = three_snapshots()
     stored = stored_index(repo)
 
     def compact() -> None:

@@ -152,10 +152,9 @@ def test_a_lease_that_was_not_refreshed_is_over() -> None:
 def test_ages_are_compared_by_the_storages_clock_alone() -> None:
     """A process whose clock is days off neither outlives its lease nor ends those of others."""
     repo = new_repository(clock=Clock(0))
-    with repo.leases.hold("backup"):
-        with through(other(repo), repo.storage).leases.hold("look"):
-            ahead = Leases(repo.storage, repo.secrets, an_owner(), Clock(10**19))
-            assert len(ahead.survey().live) == 2
+    with repo.leases.hold("backup"), through(other(repo), repo.storage).leases.hold("look"):
+        ahead = Leases(repo.storage, repo.secrets, an_owner(), Clock(10**19))
+        assert len(ahead.survey().live) == 2
 
 
 def test_a_lease_of_a_process_that_has_ended_is_over() -> None:
@@ -191,9 +190,9 @@ def test_a_holder_that_was_asleep_knows_it() -> None:
 
 def test_of_two_exclusive_ones_one_is_told_who_the_other_is() -> None:
     repo = new_repository()
-    with repo.leases.hold_alone(), pytest.raises(Busy, match="running already, prune on here, process 100") as caught:
-        with other(repo).leases.hold_alone():
-            pytest.fail("two at once")
+    who = "running already, prune on here, process 100"
+    with repo.leases.hold_alone(), pytest.raises(Busy, match=who) as caught, other(repo).leases.hold_alone():
+        pytest.fail("two at once")
     assert caught.value.exit_status == 11
     assert names(repo.storage, "locks") == []
 

@@ -150,7 +150,7 @@ def test_a_config_that_is_none_is_said_to_be_damaged(data: bytes) -> None:
 @pytest.mark.parametrize("digits", [str(VERSION + 1), "17", "999999999", "9" * 40, "9" * 5000], ids=len)
 def test_a_newer_repository_is_said_to_be_newer(digits: str) -> None:
     line = f'{{"format":"{FORMAT}","version":{digits},"repository":"00","novelty":true}}\n'
-    with pytest.raises(UnknownVersion, match="newer|version") as caught:
+    with pytest.raises(UnknownVersion, match="version") as caught:
         reopened(with_config(line.encode()))
     assert "newer Holdfast" in caught.value.hint
 
@@ -176,7 +176,7 @@ def test_not_one_changed_bit_of_the_config_goes_unnoticed() -> None:
         with pytest.raises((Damaged, UnknownVersion)):
             reopened(repo)
     memory(repo).overwrite("config", good)
-    assert reopened(repo)
+    assert reopened(repo).id == repo.id
 
 
 def test_a_config_that_is_cut_off_or_longer_is_damaged() -> None:
@@ -202,7 +202,9 @@ def test_a_config_with_other_sizes_is_refused() -> None:
     line, proof = read_config(repo.storage)
     changed = msgspec.json.decode(line)
     changed["chunker"]["avg_size"] *= 2
-    memory(repo).overwrite("config", json.dumps(changed, separators=(",", ":")).encode() + b"\n" + proof.encode() + b"\n")
+    memory(repo).overwrite(
+        "config", json.dumps(changed, separators=(",", ":")).encode() + b"\n" + proof.encode() + b"\n"
+    )
     with pytest.raises(Damaged):
         reopened(repo)
 

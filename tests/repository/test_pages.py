@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import random
@@ -120,9 +121,7 @@ def test_a_directory_is_its_own_entries_and_no_others(
 
 @MANY
 @given(entries=TREES, start=PATHS)
-def test_runs_from_a_place_leave_out_nothing_behind_it(
-    narrow: None, entries: dict[bytes, Entry], start: bytes
-) -> None:
+def test_runs_from_a_place_leave_out_nothing_behind_it(narrow: None, entries: dict[bytes, Entry], start: bytes) -> None:
     store = Store()
     tree = store.tree(store.write(entries))
     everything, some = flat(tree.runs()), flat(tree.runs(split(start)))
@@ -273,7 +272,7 @@ def test_long_paths_make_no_page_larger_than_a_chunk() -> None:
     assert max(len(p) for p in store.pages.values()) <= CHUNK_MAX // 2
 
 
-# -- what is refused ----------------------------------------------------------------------------------------------------
+# -- what is refused -------------------------------------------------------------------------------------------------
 
 
 def a_writer() -> TreeWriter:
@@ -332,7 +331,5 @@ def test_what_is_no_page_is_damage(page: bytes, way: int) -> None:
 
 @given(st.binary(max_size=200))
 def test_no_bytes_make_the_decoder_fail_in_another_way(page: bytes) -> None:
-    try:
+    with contextlib.suppress(Damaged):
         decode_page(page, bytes(ID_SIZE))
-    except Damaged:
-        pass

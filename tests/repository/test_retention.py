@@ -106,16 +106,16 @@ def oracle(snapshots: list[Stored], policy: Policy, where: datetime.tzinfo) -> d
 
 
 ZONES = ["UTC", "Europe/Berlin", "America/New_York", "Australia/Lord_Howe", "Asia/Kathmandu", "Pacific/Apia"]
-# Around what is hard: summer time beginning and ending, New Year of years with 52 and 53 weeks, leap days, ends of months.
+# Around what is hard: summer time beginning and ending, New Year after 52 and 53 weeks, leap days, ends of months.
 HARD = [
     "2024-03-31T01:00", "2024-10-27T01:00", "2023-11-05T06:00", "2024-04-06T15:00", "2024-10-05T15:30",
     "2020-12-31T23:00", "2021-01-03T23:59", "2024-12-30T00:00", "2026-12-31T12:00", "2024-02-29T12:00",
     "2023-03-31T10:00", "2011-12-30T10:00", "1970-01-01T00:00",
 ]  # fmt: skip
 MOMENTS = st.builds(
-    lambda base, hours, minutes: int(datetime.datetime.fromisoformat(base).replace(tzinfo=UTC).timestamp())
-    + hours * 3600
-    + minutes * 60,
+    lambda base, hours, minutes: (
+        int(datetime.datetime.fromisoformat(base).replace(tzinfo=UTC).timestamp()) + hours * 3600 + minutes * 60
+    ),
     st.sampled_from(HARD),
     st.integers(-60, 60) | st.integers(-24 * 800, 24 * 800),
     st.sampled_from([0, 1, 29, 30, 31, 59]),
@@ -287,10 +287,27 @@ def test_parts_of_a_duration_may_be_left_out(text: str, wanted: Duration) -> Non
 
 @pytest.mark.parametrize(
     "text",
-    ["", " ", "7", "d", "7x", "-7d", "7d7d", "3d1y", "1.5d", "7 d", "7D", "1y 6m", "٣d", "²h", "9" * 5000 + "d", "1000001d"],
+    [
+        "",
+        " ",
+        "7",
+        "d",
+        "7x",
+        "-7d",
+        "7d7d",
+        "3d1y",
+        "1.5d",
+        "7 d",
+        "7D",
+        "1y 6m",
+        "٣d",
+        "²h",
+        "9" * 5000 + "d",
+        "100001d",
+    ],
 )
 def test_what_is_no_duration_is_refused_with_its_text(text: str) -> None:
-    with pytest.raises(UsageError, match="is not a duration|longer than any backup"):
+    with pytest.raises(UsageError, match=r"is not a duration|longer than any backup"):
         parse_duration(text)
 
 

@@ -1,4 +1,4 @@
-"""``holdfast restore``, ``dump``, ``mount``."""
+"""``holdfast restore``."""
 
 from __future__ import annotations
 

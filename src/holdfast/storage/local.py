@@ -179,8 +179,8 @@ class LocalStorage:
             _make_folders(folder)
         elif folder != self._root and folder not in self._settled:  # the root was settled by ``create``
             parent = os.path.dirname(folder)
-            there = [entry.path for entry in os.scandir(parent) if entry.is_dir()] if parent != self._root else [folder]
-            _sync_folder(parent)
+            there = [entry.path for entry in os.scandir(parent) if entry.is_dir()]
+            _sync_folder(parent)  # one flush for all that were there before it
             self._settled.update(there)
 
     def _write_and_link(self, folder: str, path: str, parts: Sequence[Buffer]) -> None:

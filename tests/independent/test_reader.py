@@ -1,0 +1,488 @@
+"""docs/format.md suffices: what the program stored, a reader written from that page alone gives back exactly."""
+
+from __future__ import annotations
+
+import ast
+import grp
+import hashlib
+import json
+import os
+import pwd
+import random
+import shutil
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+import pytest
+import zstandard
+from cryptography.hazmat.primitives.asymmetric.mlkem import MLKEM768PublicKey
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PublicKey
+from cryptography.hazmat.primitives.hpke import AEAD, KDF, KEM, MLKEM768X25519PublicKey, Suite
+
+from tests.independent import keys, notation, reader
+from tests.independent.notation import Record, Refused
+
+PROGRAM = Path(__file__).parents[2] / "src" / "holdfast" / "__main__.py"
+PASSWORD = "pässword with a space "
+KINDS = {stat.S_IFREG: "f", stat.S_IFDIR: "d", stat.S_IFLNK: "l", stat.S_IFIFO: "p", stat.S_IFSOCK: "s"}
+KINDS |= {stat.S_IFBLK: "b", stat.S_IFCHR: "c"}
+Entries = dict[tuple[bytes, bytes], dict[str, Any]]
+
+
+# --- a real repository ----------------------------------------------------------------------------------------
+
+
+class World(NamedTuple):
+    """A repository at three points of its life, and what was on the disk at two of them."""
+
+    first: Path  # one snapshot
+    condemned: Path  # the second snapshot alone, after a prune that only condemned packs
+    pruned: Path  # after a prune that deleted them
+    tree: Path
+    before: Entries
+    after: Entries
+    listed: list[dict[str, Any]]  # by the program: the snapshot in first, and the one in condemned and pruned
+    key_file: str
+    write_only: str
+    sheet: str
+
+
+def combed(stretches: int) -> list[tuple[int, bytes]]:
+    return [(8192 * n, b"%04d" % n * 1024) for n in range(stretches)]
+
+
+def write_holed(path: Path, size: int, stretches: list[tuple[int, bytes]]) -> None:
+    with path.open("wb") as file:
+        file.truncate(size)
+        for at, data in stretches:
+            file.seek(at)
+            file.write(data)
+
+
+def make_content(root: Path) -> None:
+    (root / "empty").touch()
+    (root / "empty folder").mkdir()
+    (root / "small").write_bytes(b"small")
+    (root / "same").write_bytes(b"small")
+    (root / "random").write_bytes(random.Random(1).randbytes(3 << 20))
+    (root / "lines").write_bytes(b"".join(b"%015d\n" % (n // 3) for n in range(6 << 16)))
+    write_holed(root / "holed", (4 << 20) + 5, [(65536, b"begin" * 9), (2 << 20, random.Random(2).randbytes(1500000))])
+    write_holed(root / "hole", (3 << 20) + 7, [])
+    write_holed(root / "comb", 8192 * 700, combed(700))
+    (root / "many").mkdir()
+    for n in range(1100):
+        (root / "many" / f"{n:04}").write_bytes(b"%d" % n if n < 100 else b"")
+
+
+def make_names(root: Path) -> None:
+    for folder in ("a", "a/b", "a/b/c", "a-b", "a.b", "a0", "ab"):
+        (root / "order" / folder).mkdir(parents=True)
+    for name in ("x", "a/x", "a/b/x", "a/b-c", "a/b.c", "a-b/x", "a.b/x", "a0/x", "ab/x", "a!", "a~", "B"):
+        (root / "order" / name).write_text(name)
+    base = os.fsencode(root)
+    for odd in (b"\xff\xfe\x80", b" ", b"-", b"new\nline", b"n" * 255, "ä".encode(), b"...", b"a\\b"):
+        with open(os.path.join(base, b"order", odd), "wb") as file:
+            file.write(odd)
+    os.mkdir(os.path.join(base, b"folder \xc3\x28"))
+    os.symlink(b"\xe9tat/../nowhere", os.path.join(base, b"folder \xc3\x28", b"link \xe9"))
+
+
+def make_kinds(root: Path) -> None:
+    (root / "many" / "other name").hardlink_to(root / "random")
+    (root / "order" / "third name").hardlink_to(root / "random")
+    (root / "empty's other name").hardlink_to(root / "empty")
+    (root / "link").symlink_to("order/a")
+    os.link(root / "link", root / "link's other name", follow_symlinks=False)
+    os.mkfifo(root / "pipe", 0o640)
+    os.mknod(root / "socket", stat.S_IFSOCK | 0o600)
+    (root / "small").chmod(0o4710)
+    (root / "empty folder").chmod(0o3777)
+    if os.geteuid() == 0:
+        os.chown(root / "same", 12345, 4294967294)
+        os.chown(root / "link", 1, 2, follow_symlinks=False)
+        os.mknod(root / "null", stat.S_IFCHR | 0o666, os.makedev(1, 3))
+        os.mknod(root / "disk", stat.S_IFBLK | 0o600, os.makedev(4095, 1048575))
+    try:
+        os.setxattr(root / "small", "user.comment", b"\x00\xff any bytes")
+        os.setxattr(root / "small", "user.empty", b"")
+        os.setxattr(root / "order", os.fsencode("user.ä"), b"of a folder")
+    except OSError:
+        pass  # the test of attributes says so
+    os.utime(root / "same", ns=(0, -1_000_000_001))
+    os.utime(root / "order" / "x", ns=(0, 4_102_444_800_123_456_789))
+    os.utime(root / "link", ns=(0, 987_654_321), follow_symlinks=False)
+
+
+def change(root: Path) -> None:
+    (root / "lines").unlink()
+    shutil.rmtree(root / "order" / "a")
+    (root / "random").write_bytes(random.Random(3).randbytes(1 << 20))
+    write_holed(root / "comb", 8192 * 900, combed(900))
+    (root / "added").write_bytes(random.Random(4).randbytes(1 << 18))
+    for n in range(0, 1100, 50):
+        (root / "many" / f"{n:04}").write_bytes(b"changed %d" % n)
+
+
+def run(home: Path, *arguments: str | Path) -> str:
+    command = [sys.executable, "-I", PROGRAM, "-r", home / "repository", *arguments]
+    environment = {"HOME": str(home), "HOLDFAST_PASSWORD": PASSWORD, "PATH": os.defpath}
+    done = subprocess.run(command, env=environment, cwd=home, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def copy_of(repository: Path, place: Path) -> Path:
+    shutil.copytree(repository, place, copy_function=os.link)  # objects never change
+    return place
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    home = tmp_path_factory.mktemp("independent")
+    tree = home / "tree"
+    tree.mkdir()
+    for make in (make_content, make_names, make_kinds):
+        make(tree)
+    before = on_disk(os.fsencode(tree))
+    run(home, "init")
+    run(home, "backup", tree)
+    run(home, "key", "add", "--new-key-file", home / "full")
+    run(home, "key", "add", "--write-only", "--new-key-file", home / "write-only")
+    sheet = run(home, "key", "export")
+    listed = json.loads(run(home, "snapshots", "--json"))
+    first = copy_of(home / "repository", home / "first")
+    change(tree)
+    after = on_disk(os.fsencode(tree))
+    run(home, "backup", tree)
+    run(home, "forget", "--keep-last", "1")
+    run(home, "prune")
+    listed += json.loads(run(home, "snapshots", "--json"))
+    condemned = copy_of(home / "repository", home / "condemned")
+    run(home, "prune", "--now")
+    texts = (home / "full").read_text(), (home / "write-only").read_text(), sheet
+    return World(first, condemned, home / "repository", tree, before, after, listed, *texts)
+
+
+# --- what is compared -----------------------------------------------------------------------------------------
+
+
+def xattrs_of(path: bytes) -> dict[bytes, bytes]:
+    found = os.listxattr(path, follow_symlinks=False)
+    return {os.fsencode(name): os.getxattr(path, name, follow_symlinks=False) for name in found}
+
+
+def name_of(table: Any, number: int) -> str | None:
+    try:
+        return str(table(number)[0])
+    except KeyError:
+        return None
+
+
+def on_disk(root: bytes) -> Entries:
+    """By key, in the page's order (9)."""
+
+    def of(folder: bytes, name: bytes) -> dict[str, Any]:
+        path = os.path.join(root, folder, name).rstrip(b"/")
+        found = os.lstat(path)
+        kind = KINDS[stat.S_IFMT(found.st_mode)]
+        content = b""
+        if kind == "f":
+            with open(path, "rb") as file:
+                content = file.read()
+        target = os.readlink(path) if kind == "l" else b""
+        return {
+            "kind": kind,
+            "mode": stat.S_IMODE(found.st_mode),
+            "owners": (found.st_uid, found.st_gid),
+            "names": (name_of(pwd.getpwuid, found.st_uid), name_of(grp.getgrgid, found.st_gid)),
+            "mtime": found.st_mtime_ns,
+            "ctime": found.st_ctime_ns,
+            "inode": found.st_ino,
+            "size": found.st_size if kind == "f" else len(target),
+            "content": hashlib.sha256(content).hexdigest(),
+            "target": target,
+            "device": found.st_rdev if kind in "bc" else 0,
+            "links": [found.st_dev, found.st_ino] if found.st_nlink > 1 and kind != "d" else None,
+            "xattrs": xattrs_of(path),
+        }
+
+    keys = [(b"", b"")]
+    for path, folders, files in os.walk(root):
+        folder = b"" if path == root else os.path.relpath(path, root)
+        keys += [(folder, name) for name in folders + files]
+    return {key: of(*key) for key in sorted(keys, key=lambda key: (key[0].replace(b"/", b"\0"), key[1]))}
+
+
+def stored(repository: reader.Repository, snapshot: Record) -> tuple[Entries, list[str]]:
+    """By key, in the order in which they are stored; and what was refused."""
+    found: Entries = {}
+    refused = []
+    for entry in reader.walk(repository, snapshot):
+        try:
+            if isinstance(entry, Refused):
+                raise entry
+            content = hashlib.sha256()
+            for part in reader.content_of(repository, entry):
+                content.update(part)
+        except Refused as refusal:
+            refused.append(str(refusal))
+            continue
+        same = ("kind", "mode", "mtime", "ctime", "inode", "size", "target", "device", "links")
+        found[entry.folder, entry.name] = {name: getattr(entry, name) for name in same} | {
+            "owners": (entry.uid, entry.gid),
+            "names": (entry.user, entry.group),
+            "content": content.hexdigest(),
+            "xattrs": entry.xattrs or {},
+        }
+    return found, refused
+
+
+def assert_equal(found: Entries, expected: Entries) -> None:
+    """The same entries in the same order; a change time may be withheld (9)."""
+    assert list(found) == list(expected)
+    for key, entry in found.items():
+        assert entry == expected[key] | ({"ctime": 0} if entry["ctime"] == 0 else {}), key
+
+
+def whole(root: Path, text: str) -> Entries:
+    """The entries of the last snapshot, nothing of which may be refused."""
+    repository = reader.open_repository(root, text=text)
+    found, refused = stored(repository, reader.snapshots(repository)[-1])
+    assert (refused, repository.refused) == ([], {})
+    return found
+
+
+# --- reading --------------------------------------------------------------------------------------------------
+
+
+def test_every_entry_of_a_snapshot_is_what_was_on_disk(world: World) -> None:
+    repository = reader.open_repository(world.first, password=PASSWORD)
+    (snapshot,) = reader.snapshots(repository)
+    found, refused = stored(repository, snapshot)
+    assert refused == []
+    assert_equal(found, world.before)
+    assert reader.check(repository) == {}
+
+
+def test_extended_attributes_are_among_them(world: World) -> None:
+    if not world.before[b"", b"small"]["xattrs"]:
+        pytest.skip("the file system of the temporary folder keeps no user attributes")
+    assert whole(world.first, world.key_file)[b"", b"small"]["xattrs"][b"user.comment"] == b"\x00\xff any bytes"
+
+
+def test_the_snapshots_are_those_that_the_program_lists(world: World) -> None:
+    for root, listed in zip((world.first, world.pruned), world.listed, strict=True):
+        (snapshot,) = reader.snapshots(reader.open_repository(root, text=world.key_file))
+        assert snapshot.id == listed["id"]
+        assert f"{snapshot.time_ns % 10**9:09}Z" == listed["time"].partition(".")[2]
+        assert [os.fsencode(listed["base"])] == [snapshot.base] == snapshot.paths == [os.fsencode(world.tree)]
+        assert (snapshot.host, snapshot.user, snapshot.tags) == (listed["host"], listed["user"], listed["tags"])
+        assert (snapshot.parent or None, snapshot.program) == (listed["parent"], listed["program"])
+        assert (snapshot.totals.files, snapshot.totals.bytes_total) == (listed["files"], listed["bytes"])
+
+
+def test_the_totals_of_a_snapshot_count_its_entries(world: World) -> None:
+    (snapshot,) = reader.snapshots(reader.open_repository(world.first, text=world.key_file))
+    kinds = [entry["kind"] for entry in world.before.values()]
+    sizes = [entry["size"] for entry in world.before.values() if entry["kind"] == "f"]
+    assert (snapshot.totals.files, snapshot.totals.directories) == (kinds.count("f"), kinds.count("d"))
+    assert snapshot.totals.others == len(kinds) - kinds.count("f") - kinds.count("d")
+    assert (snapshot.totals.bytes_total, snapshot.totals.errors) == (sum(sizes), 0)
+
+
+def test_the_tree_reaches_what_the_format_has(world: World) -> None:
+    """Or the other tests would prove less than they seem to."""
+    repository = reader.open_repository(world.first, text=world.key_file)
+    (snapshot,) = reader.snapshots(repository)
+    assert notation.decode(reader.read_chunk(repository, snapshot.root))[0] == 1  # a node
+    entries = [entry for entry in reader.walk(repository, snapshot) if not isinstance(entry, Refused)]
+    assert {0, 1} == {entry.depth for entry in entries}
+    assert any(entry.content[:16] == bytes(16) and len(entry.content) == 24 for entry in entries)  # a hole alone
+    packs = [reader.table_of(repository, name) for name in reader.names(world.first, "data")]
+    assert {0, 1} == {pack.kind for pack in packs}
+    assert {0, 1} == {codec for pack in packs for codec in pack.blocks[12::13]}
+    assert reader.names(world.first, "index")
+    assert {entry["kind"] for entry in world.before.values()} >= set("fdlps")
+
+
+def test_a_repository_is_whole_after_a_prune(world: World) -> None:
+    repository = reader.open_repository(world.pruned, text=world.key_file)
+    (snapshot,) = reader.snapshots(repository)
+    assert_equal(stored(repository, snapshot)[0], world.after)
+    assert reader.check(repository) == {}
+    assert reader.locks(repository) == []
+    gone = {*reader.names(world.first, "data")} - {*reader.names(world.pruned, "data")}
+    assert gone, "the prune had nothing to do"
+
+
+def test_condemned_packs_are_named_and_everything_else_is_read_as_before(world: World) -> None:
+    repository = reader.open_repository(world.condemned, text=world.key_file)
+    (condemned,) = [lock for lock in reader.locks(repository) if lock.type == "condemned"]
+    named = {f"data/{name.hex()}" for name in condemned.packs}
+    assert named == {*reader.names(world.condemned, "data")} - {*reader.names(world.pruned, "data")}
+    assert condemned.deadline_s == 24 * 60 * 60
+    assert_equal(whole(world.condemned, world.key_file), world.after)
+
+
+def test_chunks_are_found_by_the_packs_own_tables_when_no_index_object_is_left(world: World, tmp_path: Path) -> None:
+    for root, expected in ((world.first, world.before), (world.pruned, world.after)):
+        bare = copy_of(root, tmp_path / root.name)
+        shutil.rmtree(bare / "index")
+        assert_equal(whole(bare, world.key_file), expected)
+
+
+# --- keys -----------------------------------------------------------------------------------------------------
+
+
+def test_password_key_file_and_recovery_sheet_open_the_same_secrets(world: World) -> None:
+    secrets = reader.open_repository(world.first, password=PASSWORD).secrets
+    assert secrets.private
+    assert secrets == reader.open_repository(world.first, text=world.key_file).secrets
+    assert secrets == reader.open_repository(world.first, text=f"\n {world.key_file}\n").secrets
+    assert secrets == reader.open_repository(world.first, text=world.sheet).secrets
+    assert secrets == keys.bundle_of_sheet(world.sheet.lower().replace("holdfast recovery sheet", ""))
+
+
+def test_with_a_recovery_sheet_everything_is_read_without_any_key_object(world: World, tmp_path: Path) -> None:
+    keyless = copy_of(world.first, tmp_path / "keyless")
+    shutil.rmtree(keyless / "keys")
+    assert_equal(whole(keyless, world.sheet), world.before)
+
+
+def test_a_write_only_key_opens_index_and_tables_but_no_snapshot(world: World) -> None:
+    repository = reader.open_repository(world.first, text=world.write_only)
+    assert repository.secrets.private == {}
+    assert repository.chunks.keys() == reader.open_repository(world.first, text=world.key_file).chunks.keys()
+    assert all(reader.table_of(repository, name) for name in reader.names(world.first, "data"))
+    with pytest.raises(Refused, match="write-only"):
+        reader.snapshots(repository)
+    with pytest.raises(Refused, match="no private key"):
+        reader.read_chunk(repository, next(iter(repository.chunks)))
+
+
+def test_another_password_or_key_file_opens_nothing(world: World) -> None:
+    with pytest.raises(Refused, match="no key opens"):
+        reader.open_repository(world.first, password=PASSWORD.strip())
+    with pytest.raises(Refused, match="no key opens"):
+        reader.open_repository(world.first, text="holdfast-key-1:" + "A" * 43 + "=")
+
+
+def test_a_recovery_sheet_with_a_wrong_letter_or_line_is_refused(world: World) -> None:
+    lines = [line for line in world.sheet.splitlines() if line[:2].isdecimal()]
+    assert len(lines) > 5
+    one = lines[2]
+    for wrong in (one.replace(one[4], "A" if one[4] != "A" else "B"), one[:-1] + ("0" if one[-1] != "0" else "1")):
+        with pytest.raises(Refused, match="line 03"):
+            keys.bundle_of_sheet("\n".join([*lines[:2], wrong, *lines[3:]]))
+    for cut in ([*lines[:2], *lines[3:]], lines[:-1], lines[::-1], [*lines, lines[-1]], []):
+        with pytest.raises(Refused):
+            keys.bundle_of_sheet("\n".join(cut))
+
+
+# --- what must be refused -------------------------------------------------------------------------------------
+
+
+def flipped(root: Path, name: str, at: int, renamed: bool) -> str:
+    """One bit of an object is flipped; under its old name, or under the one that its bytes have now."""
+    path = reader.path_of(root, name)
+    data = bytearray(path.read_bytes())
+    data[at] ^= 1 << at % 7
+    path.unlink()
+    if renamed:
+        name = f"{name.partition('/')[0]}/{hashlib.sha256(data).hexdigest()}"
+        path = reader.path_of(root, name)
+        path.parent.mkdir(exist_ok=True)
+    path.write_bytes(data)
+    return name
+
+
+def flips(world: World, tmp_path: Path, source: Path, name: str, positions: list[int]) -> Iterator[tuple[Path, str]]:
+    """Copies of a repository with one flipped bit in one object, and what that object is called there."""
+    for renamed in (False, True) if "/" in name else (False,):
+        for at in positions:
+            root = copy_of(source, tmp_path / f"{at} {renamed}")
+            yield root, flipped(root, name, at, renamed)
+
+
+def some(path: Path) -> list[int]:
+    size = path.stat().st_size
+    return sorted({0, 7, *range(1, size, size // 6 + 1), size - 1})
+
+
+def test_a_flipped_bit_in_config_is_refused(world: World, tmp_path: Path) -> None:
+    for root, _ in flips(world, tmp_path, world.first, "config", some(world.first / "config")):
+        with pytest.raises(Refused):
+            reader.open_repository(root, text=world.key_file)
+
+
+def test_a_flipped_bit_in_a_key_is_refused(world: World, tmp_path: Path) -> None:
+    name = next(n for n in reader.names(world.first, "keys") if opened_by(world.first, n, world.key_file))
+    for root, _ in flips(world, tmp_path, world.first, name, some(world.first / name)):
+        with pytest.raises(Refused):
+            reader.open_repository(root, text=world.key_file)
+
+
+def opened_by(root: Path, name: str, text: str) -> bool:
+    try:
+        return bool(keys.bundle_of_key((root / name).read_bytes(), None, text))
+    except Refused:
+        return False
+
+
+def test_a_flipped_bit_in_a_snapshot_is_refused(world: World, tmp_path: Path) -> None:
+    (name,) = reader.names(world.first, "snapshots")
+    for root, changed in flips(world, tmp_path, world.first, name, some(world.first / name)):
+        repository = reader.open_repository(root, text=world.key_file)
+        assert reader.snapshots(repository) == []
+        assert list(repository.refused) == [changed]
+
+
+def test_a_flipped_bit_in_a_lock_is_refused(world: World, tmp_path: Path) -> None:
+    (name,) = reader.names(world.condemned, "locks")
+    for root, changed in flips(world, tmp_path, world.condemned, name, some(world.condemned / name)):
+        repository = reader.open_repository(root, text=world.key_file)
+        assert reader.locks(repository) == []
+        assert list(repository.refused) == [changed]
+
+
+def test_a_flipped_bit_in_an_index_object_is_refused_and_the_packs_own_tables_take_its_place(
+    world: World, tmp_path: Path
+) -> None:
+    name = reader.names(world.first, "index")[0]
+    for root, changed in flips(world, tmp_path, world.first, name, some(world.first / name)):
+        repository = reader.open_repository(root, text=world.key_file)
+        assert list(repository.refused) == [changed]
+        (snapshot,) = reader.snapshots(repository)
+        first = next(iter(reader.walk(repository, snapshot)))
+        assert isinstance(first, Record)
+        assert not repository.unread
+
+
+PLACES = {"magic": 0, "kind": 8, "cipher": 9, "sealed length": 11, "epoch": 15, "ML-KEM": 600, "X25519": 1135} | {
+    "secret": 1140,
+    "block 0": 1190,
+    "table": -60,
+    "table's length": -9,
+    "end magic": -1,
+}
+
+
+@pytest.mark.parametrize("kind", [0, 1])
+def test_a_flipped_bit_anywhere_in_a_pack_never_gives_back_wrong_bytes(world: World, tmp_path: Path, kind: int) -> None:
+    repository = reader.open_repository(world.first, text=world.key_file)
+    packs = [reader.table_of(repository, name) for name in reader.names(world.first, "data")]
+    pack = next(pack for pack in packs if pack.kind == kind)
+    positions = [at % pack.size for at in PLACES.values()]
+    for root, changed in flips(world, tmp_path, world.first, f"data/{pack.name.hex()}", positions):
+        repository = reader.open_repository(root, text=world.key_file)
+        (snapshot,) = reader.snapshots(repository)
+        found, refused = stored(repository, snapshot)
+        assert {key: entry | {"ctime": 0} for key, entry in found.items()}.items() <= {
+            key: entry | {"ctime": 0} for key, entry in world.before.items()
+        }.items()
+        assert refused or changed in reader.check(repository)
