@@ -4,7 +4,9 @@ it is there, repair leaves a repository that is good, and a new backup heals wha
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from holdfast.archive import restore
-from holdfast.errors import Damaged, HoldfastError, ObjectMissing, StorageUnavailable, WrongKey
+from holdfast.errors import Damaged, HoldfastError, StorageUnavailable, WrongKey
 from holdfast.repository.check import Report, check
 from holdfast.repository.contents import items_of, split_items
 from holdfast.repository.keys import KeyFile, Password, add_key, remove_key
@@ -107,7 +109,13 @@ def fresh() -> Repository:
     storage = MemoryStorage()
     for name, data in whole().objects.items():
         storage.put(name, [data])
-    return open_repository(storage, KEY, an_owner("here", "1/101/1", {"1/100/1"}), Clock(Clock().at_ns + 10**15))
+    repo = open_repository(storage, KEY, an_owner(), Clock(Clock().at_ns + 10**15))
+    return as_process(101, repo)
+
+
+def as_process(number: int, repo: Repository) -> Repository:
+    """The same, when all processes before this one are dead."""
+    return through(repo, repo.storage, an_owner("here", f"1/{number}/1", [f"1/{n}/1" for n in range(number)]))
 
 
 def packs(kind: str) -> list[str]:
@@ -228,11 +236,13 @@ def demand_affected_are_named(repo: Repository, report: Report, bad: list[str]) 
 @pytest.mark.parametrize(("kind", "how"), [p for p in SEEN if p.values[0] != "data pack"])
 def test_damage_outside_of_files_is_found_without_reading_them(kind: str, how: str) -> None:
     repo = fresh()
-    bad = damage(repo, kind, how)
+    which = -1
+    if kind == "tree pack" and how.startswith("a bit"):  # of these, only blocks are read: not what the index knows too
+        which, how = packs("tree").index(max(packs("tree"), key=lambda n: len(whole().objects[n]))), "a bit at 60%"
+    bad = damage(repo, kind, how, which)
     report = check(repo)
-    in_a_table = kind == "tree pack" and how == "a bit at 100%"  # the end of a pack is read when its table is
-    assert report.good == in_a_table
-    assert in_a_table or (kind, how) == ("index", "missing") or any(n in said(report) + str(report.affected) for n in bad)
+    assert not report.good
+    assert (kind, how) == ("index", "missing") or any(name in said(report) + str(report.affected) for name in bad)
 
 
 @pytest.mark.parametrize(("kind", "how"), ALL)
@@ -330,12 +340,10 @@ def test_after_a_repair_the_repository_is_good_and_has_all_that_was_whole(kind: 
 
 def readable(repo: Repository, snapshot_id: str) -> set[bytes]:
     found = set()
-    try:
+    with contextlib.suppress(HoldfastError):
         for path, content in each_file(repo, snapshot_id, None):
             if isinstance(content, bytes):
                 found.add(path)
-    except HoldfastError:
-        pass
     return found
 
 
@@ -426,12 +434,8 @@ def test_a_storage_that_does_not_answer_costs_nothing(what: str) -> None:
     for nth in range(1, len(steps.steps) + 1):
         repo = fresh()
         storage = Misbehaving(repo.storage, [fails("read", nth)])
-        try:
+        with contextlib.suppress(HoldfastError):
             repair(through(repo, storage), what)
-        except HoldfastError:
-            pass
-        except ObjectMissing:
-            pytest.fail("an error of storage that is none")
         assert {s.id for s in repo.snapshots()} == whole().trees.keys()
         for snapshot_id, files in whole().trees.items():
             assert read_back(repo, snapshot_id) == files
@@ -446,10 +450,6 @@ def test_a_repair_killed_at_any_step_loses_nothing_that_was_whole(what: str, eve
         damage(repo, "index", "a bit at 60%")
         return repo
 
-    counting = Misbehaving(broken().storage)
-    repo = broken()
-    repair(through(repo, Misbehaving(repo.storage)), what)
-    repair(through(broken(), counting), what)
     could_be_read = {s.id: readable(broken(), s.id) for s in broken().snapshots()}
     for nth in range(1, 200, every):
         repo = broken()
@@ -457,7 +457,7 @@ def test_a_repair_killed_at_any_step_loses_nothing_that_was_whole(what: str, eve
         try:
             repair(through(repo, storage), what)
         except HoldfastError:
-            repair(repo)
+            repair(as_process(102, repo))
         else:
             assert nth > 10
             break
@@ -473,8 +473,6 @@ def test_a_snapshot_sealed_for_an_unknown_key_is_not_removed() -> None:
     repo = fresh()
     name = KINDS["snapshot"]()[0]
     data = repo.storage.get(name)
-    import hashlib
-
     other = data[:8] + (77).to_bytes(4, "big") + data[12:]
     renamed = f"snapshots/{hashlib.sha256(other).hexdigest()}"
     repo.storage.put(renamed, [other])

@@ -14,7 +14,15 @@ from dataclasses import dataclass
 
 import msgspec
 
-from holdfast.errors import Damaged, NoRepository, ObjectExists, ObjectMissing, RepositoryExists, UnknownVersion
+from holdfast.errors import (
+    Damaged,
+    NoRepository,
+    ObjectExists,
+    ObjectMissing,
+    RepositoryExists,
+    StorageError,
+    UnknownVersion,
+)
 from holdfast.repository import keys
 from holdfast.repository.crypto import Secrets
 from holdfast.repository.format import NO_SENSE, VERSION, Argon2, Chunker, Config, Snapshot
@@ -147,8 +155,11 @@ def create(
     line = msgspec.json.encode(config) + b"\n"
     try:
         storage.put(CONFIG, [line, secrets.config_mac(line).encode() + b"\n"])
-    except ObjectExists:
-        storage.delete(f"keys/{key.id}")
+    except StorageError as e:
+        with contextlib.suppress(StorageError):
+            storage.delete(f"keys/{key.id}")
+        if not isinstance(e, ObjectExists):
+            raise
         raise RepositoryExists(f"There is a repository at {storage.place} already.") from None
     return Repository(storage, secrets, config, key.id, owner, now_ns)
 
