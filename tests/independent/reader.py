@@ -109,14 +109,15 @@ def open_repository(root: Path, *, password: str | None = None, text: str = "") 
     config, line, proof = two_lines(stored, CONFIG, "holdfast repository")
     cut = fields(config.chunker, CHUNKER, dict)
     need(cut.min_size <= cut.avg_size <= cut.max_size, "chunker: its sizes are not in ascending order")
-    found = [bundle_of_sheet(text)] if "HOLDFAST RECOVERY SHEET" in text else []
-    tried: dict[str, str] = {}
-    for name in () if found else names(root, "keys"):
+    sheet = "HOLDFAST RECOVERY SHEET" in text
+    found, tried = [bundle_of_sheet(text)] if sheet else [], dict[str, str]()
+    for name in () if sheet else names(root, "keys"):
         with noting(tried, name):
             found.append(bundle_of_key(read_object(root, name, MIB), password, text))
-            break
+            if found[-1].repository == config.repository:
+                break
     need(found, f"no key opens: {tried}")
-    secrets = found[0]
+    secrets = found[-1]
     need(secrets.repository == config.repository, "the key of another repository")
     genuine = keyed(derive("config", secrets.shared), line).hex().encode()
     need(hmac.compare_digest(genuine, proof), "config: no holder of a key wrote this")

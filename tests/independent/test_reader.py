@@ -11,17 +11,21 @@ import pwd
 import random
 import shutil
 import stat
+import struct
 import subprocess
 import sys
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
 import pytest
 import zstandard
+from blake3 import blake3
 from cryptography.hazmat.primitives.asymmetric.mlkem import MLKEM768PublicKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PublicKey
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM, ChaCha20Poly1305
 from cryptography.hazmat.primitives.hpke import AEAD, KDF, KEM, MLKEM768X25519PublicKey, Suite
 
 from tests.independent import keys, notation, reader
@@ -129,6 +133,7 @@ def change(root: Path) -> None:
 
 
 def run(home: Path, *arguments: str | Path) -> str:
+    """The real program, as a child; it knows nothing but this home, the repository in it, and the password."""
     command = [sys.executable, "-I", PROGRAM, "-r", home / "repository", *arguments]
     environment = {"HOME": str(home), "HOLDFAST_PASSWORD": PASSWORD, "PATH": os.defpath}
     done = subprocess.run(command, env=environment, cwd=home, capture_output=True, text=True, timeout=120, check=False)
@@ -137,7 +142,12 @@ def run(home: Path, *arguments: str | Path) -> str:
 
 
 def copy_of(repository: Path, place: Path) -> Path:
-    shutil.copytree(repository, place, copy_function=os.link)  # objects never change
+    """Without its empty folders; and linked, since objects never change."""
+    for path in repository.rglob("*"):
+        if path.is_file():
+            new = place / path.relative_to(repository)
+            new.parent.mkdir(parents=True, exist_ok=True)
+            new.hardlink_to(path)
     return place
 
 
@@ -279,7 +289,9 @@ def test_the_snapshots_are_those_that_the_program_lists(world: World) -> None:
     for root, listed in zip((world.first, world.pruned), world.listed, strict=True):
         (snapshot,) = reader.snapshots(reader.open_repository(root, text=world.key_file))
         assert snapshot.id == listed["id"]
-        assert f"{snapshot.time_ns % 10**9:09}Z" == listed["time"].partition(".")[2]
+        seconds, _, nanoseconds = listed["time"].removesuffix("Z").partition(".")
+        assert snapshot.time_ns // 10**9 == datetime.fromisoformat(f"{seconds}+00:00").timestamp()
+        assert snapshot.time_ns % 10**9 == int(nanoseconds)
         assert [os.fsencode(listed["base"])] == [snapshot.base] == snapshot.paths == [os.fsencode(world.tree)]
         assert (snapshot.host, snapshot.user, snapshot.tags) == (listed["host"], listed["user"], listed["tags"])
         assert (snapshot.parent or None, snapshot.program) == (listed["parent"], listed["program"])
@@ -486,3 +498,216 @@ def test_a_flipped_bit_anywhere_in_a_pack_never_gives_back_wrong_bytes(world: Wo
             key: entry | {"ctime": 0} for key, entry in world.before.items()
         }.items()
         assert refused or changed in reader.check(repository)
+
+
+def test_a_copy_of_a_pack_with_broken_blocks_hides_nothing_of_the_genuine_one(world: World, tmp_path: Path) -> None:
+    """Claim 7 (16): its table is genuine, and its name is the SHA-256 of its bytes."""
+    bare = copy_of(world.first, tmp_path / "bare")
+    shutil.rmtree(bare / "index")
+    names = reader.names(bare, "data")
+    for name in names:
+        genuine = reader.path_of(bare, name).read_bytes()
+        flipped(bare, name, 1190, renamed=True)
+        reader.path_of(bare, name).write_bytes(genuine)
+    assert len(reader.names(bare, "data")) == 2 * len(names)
+    assert_equal(whole(bare, world.key_file), world.before)
+
+
+def share(secrets: keys.Secrets, purpose: bytes, content: Any) -> bytes:
+    """A shared envelope (6), as a writer would make it."""
+    head, salt = b"HFshare\x01", os.urandom(32)
+    key = notation.keyed(notation.derive("shared envelopes", secrets.shared), salt)
+    frame = zstandard.ZstdCompressor().compress(msgspec.msgpack.encode(content))
+    return head + salt + AESGCM(key).encrypt(bytes(12), frame, head + purpose)
+
+
+def test_an_index_object_that_says_nonsense_hides_nothing(world: World, tmp_path: Path) -> None:
+    """Claim 6 (16): whoever has a write-only key can make one. The index is a hint (8)."""
+    root = copy_of(world.first, tmp_path / "first")
+    secrets = reader.open_repository(root, text=world.write_only).secrets
+    supersedes = [bytes.fromhex(name[-64:]) for name in reader.names(root, "index")]
+    packs = []
+    for name in reader.names(root, "data"):
+        pack = reader.table_of(reader.Repository(root, secrets), name)
+        pack.places = pack.places[8:] + pack.places[:8]
+        packs.append(list(vars(pack).values()))
+    store(root, "index", share(secrets, b"index", [packs, supersedes]))
+    assert_equal(whole(root, world.key_file), world.before)
+
+
+def store(root: Path, kind: str, data: bytes) -> None:
+    path = reader.path_of(root, f"{kind}/{hashlib.sha256(data).hexdigest()}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
+
+
+def library_seal(private: bytes, info: bytes, secret: bytes) -> bytes:
+    """HPKE as the library does it, where the reader does what the page writes out."""
+    public = notation.public_key(private)
+    lattice, curve = (
+        MLKEM768PublicKey.from_public_bytes(public[:1184]),
+        X25519PublicKey.from_public_bytes(public[1184:]),
+    )
+    suite = Suite(KEM.MLKEM768_X25519, KDF.HKDF_SHA256, AEAD.AES_256_GCM)
+    return suite.encrypt(secret, MLKEM768X25519PublicKey(lattice, curve), info)
+
+
+def with_chacha(repository: reader.Repository, pack: Record) -> bytes:
+    """A pack of the same chunks, sealed with ChaCha20-Poly1305, as a writer would make it (3, 4, 6, 7)."""
+    (epoch, private), secret = max(repository.secrets.private.items()), os.urandom(32)
+    info = b"holdfast v1 " + bytes.fromhex(repository.secrets.repository) + struct.pack(">I", epoch)
+    sealed = library_seal(private, info, secret)
+    key = notation.keyed(notation.derive("proof of writers", repository.secrets.shared), secret)
+    data, blocks = b"HFpack\x00\x01" + struct.pack(">BBHI", pack.kind, 1, 1168, epoch) + sealed, b""
+    for number in range(len(pack.blocks) // 13):
+        raw = reader.read_block(repository, pack, number)
+        extra = struct.pack(">BI", number % 2, len(raw))
+        payload = zstandard.ZstdCompressor().compress(raw) if number % 2 else raw
+        block = ChaCha20Poly1305(key).encrypt(number.to_bytes(12, "big"), payload, extra)
+        blocks += struct.pack(">IIIB", len(data), len(block), len(raw), number % 2)
+        data += block
+    record = [b"", 0, pack.kind, 1, epoch, b"", blocks, pack.ids, pack.places]
+    table = share(repository.secrets, b"pack contents " + blake3(sealed).digest(), record)
+    return data + table + struct.pack(">I", len(table)) + b"HFend\x00\x00\x01"
+
+
+def test_packs_of_the_other_cipher_written_from_the_page_are_read_by_reader_and_program(
+    world: World, tmp_path: Path
+) -> None:
+    """The program seals with AES where the processor has it. It must adopt these packs: nothing else names them."""
+    root = copy_of(world.first, tmp_path / "repository")
+    repository = reader.open_repository(root, text=world.key_file)
+    packs = [reader.table_of(repository, name) for name in reader.names(root, "data")]
+    sealed = [with_chacha(repository, pack) for pack in packs]
+    shutil.rmtree(root / "data")
+    shutil.rmtree(root / "index")
+    for data in sealed:
+        store(root, "data", data)
+    assert_equal(whole(root, world.key_file), world.before)
+    run(tmp_path, "check", "--read-data")
+
+
+# --- parts of it ----------------------------------------------------------------------------------------------
+
+
+GOOD = [b"name", "f", 0o644, 1000, 1000, 5, 5, 7]  # the rest has defaults
+BAD: dict[str, tuple[bytes, dict[int, Any]]] = {
+    "an empty name": (b"a", {0: b""}),
+    "the name .": (b"", {0: b"."}),
+    "the name ..": (b"", {0: b".."}),
+    "a name with a slash": (b"", {0: b"a/b"}),
+    "a name with a zero byte": (b"", {0: b"a\0"}),
+    "a name of 256 bytes": (b"", {0: b"n" * 256}),
+    "a name that is str": (b"", {0: "name"}),
+    "an absolute folder": (b"/etc", {}),
+    "a folder that ends in a slash": (b"a/", {}),
+    "a folder with ..": (b"a/../b", {}),
+    "a folder with .": (b"./a", {}),
+    "a folder with an empty part": (b"a//b", {}),
+    "a folder with a zero byte": (b"a\0b", {}),
+    "an unknown kind": (b"", {1: "x"}),
+    "no kind": (b"", {1: ""}),
+    "two kinds": (b"", {1: "fd"}),
+    "a mode beyond 7777": (b"", {2: 0o10000}),
+    "a negative owner": (b"", {3: -1}),
+    "an owner of 33 bits": (b"", {3: 1 << 32}),
+    "a group that is true": (b"", {4: True}),
+    "a time that is a float": (b"", {5: 1.0}),
+    "a size of 64 bits": (b"", {8: 1 << 63}),
+    "content that is no whole items": (b"", {9: b"x" * 25}),
+    "an unknown depth": (b"", {10: 2}),
+    "a target of a file": (b"", {11: b"x"}),
+    "a device number of a file": (b"", {12: 1}),
+    "links that are no pair": (b"", {13: [1, 2, 3]}),
+    "links of a folder": (b"", {1: "d", 13: [1, 2]}),
+    "attributes that are str": (b"", {14: {"user.a": b""}}),
+    "content of a folder": (b"", {1: "d", 9: bytes(24)}),
+    "a size of a pipe": (b"", {1: "p", 8: 1}),
+    "a link whose size is not its target's": (b"", {1: "l", 8: 2, 11: b"x"}),
+    "a target with a zero byte": (b"", {1: "l", 8: 1, 11: b"\0"}),
+}
+
+
+@pytest.mark.parametrize("what", BAD)
+def test_one_entry_that_must_be_refused_keeps_no_other_from_being_read(what: str) -> None:
+    folder, changes = BAD[what]
+    row: list[Any] = [*GOOD, 0, b"", 0, b"", 0, None, None]
+    for at, value in changes.items():
+        row[at] = value
+    leaf = [
+        0,
+        {1000: "somebody"},
+        {},
+        [[b"", [GOOD]], [folder, [row]], [b"z", [[*GOOD, *[0, b"", 0, b"", 0, None, None]]]]],
+    ]
+    first, bad, last = reader.read_leaf(leaf)
+    assert isinstance(first, Record)
+    assert isinstance(bad, Refused)
+    assert isinstance(last, Record)
+    assert (first.user, first.group, first.size, first.xattrs, last.folder) == ("somebody", None, 0, None, b"z")
+
+
+@pytest.mark.parametrize("value", [[], b"", [GOOD], GOOD[:7]], ids=["empty", "bin", "nested", "short"])
+def test_an_entry_of_another_structure_is_refused(value: Any) -> None:
+    (refused,) = reader.read_leaf([0, {}, {}, [[b"", [value]]]])
+    assert isinstance(refused, Refused)
+
+
+def test_elements_and_keys_behind_those_of_the_page_are_ignored() -> None:
+    full = [*GOOD, 0, b"", 0, b"", 0, None, None, "added", {}]
+    (entry,) = reader.read_leaf([0, {}, {}, [[b"", [full]]], "added"])
+    assert isinstance(entry, Record)
+    lease = {"type": "lease", "work": "w", "host": "", "process": "", "boot": "", "started_ns": 1, "added": 1}
+    assert notation.fields(lease, reader.LEASE, dict).knows == []
+
+
+def test_only_one_zstd_frame_that_states_its_size_is_unpacked() -> None:
+    data, pack = b"some data" * 99, zstandard.ZstdCompressor().compress
+    good = pack(data)
+    assert notation.unzstd(good, len(data)) == data
+    unsized = zstandard.ZstdCompressor(write_content_size=False).compress(data)
+    skippable = b"\x50\x2a\x4d\x18\x04\x00\x00\x00skip"
+    for bad in (
+        unsized,
+        good + good,
+        good + b"\0",
+        skippable + good,
+        skippable,
+        good[:-1],
+        b"",
+        data,
+        pack(b"") + b"\0",
+    ):
+        with pytest.raises(Refused):
+            notation.unzstd(bad, 1 << 20)
+    with pytest.raises(Refused, match="limit"):
+        notation.unzstd(good, len(data) - 1)
+
+
+def test_nothing_after_a_value_and_no_bin_for_a_str() -> None:
+    with pytest.raises(Refused):
+        notation.decode(b"\x01\x02")
+    with pytest.raises(Refused):
+        notation.fields([b"not str"], "name:str")
+
+
+def test_this_reader_imports_nothing_of_the_program() -> None:
+    allowed = {"tests", "argon2", "blake3", "cryptography", "msgspec", "pytest", "zstandard", "__future__"}
+    files = sorted(Path(__file__).parent.glob("**/*.py"))
+    assert {"reader.py", "notation.py", "keys.py"} < {file.name for file in files}
+    for file in files:
+        for node in ast.walk(ast.parse(file.read_text())):
+            modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            modules += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            for module in modules:
+                top = module.partition(".")[0]
+                assert top in allowed or top in sys.stdlib_module_names, f"{file.name} imports {module}"
+                assert top != "importlib", file.name
+                assert top != "tests" or module.startswith("tests.independent"), f"{file.name} imports {module}"
+            assert not (isinstance(node, ast.Name) and node.id in ("__import__", "exec", "eval")), file.name
+    code = "import sys; from tests.independent import reader; print([m for m in sys.modules if 'holdfast' in m])"
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(
+        command, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert done.stdout == "[]\n"

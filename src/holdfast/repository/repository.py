@@ -156,9 +156,11 @@ def create(
     try:
         storage.put(CONFIG, [line, secrets.config_mac(line).encode() + b"\n"])
     except StorageError as e:
+        exists = isinstance(e, ObjectExists)
         with contextlib.suppress(StorageError):
-            storage.delete(f"keys/{key.id}")
-        if not isinstance(e, ObjectExists):
+            if exists or not _exists(storage):  # a put whose answer was lost is done: then the key is needed
+                storage.delete(f"keys/{key.id}")
+        if not exists:
             raise
         raise RepositoryExists(f"There is a repository at {storage.place} already.") from None
     return Repository(storage, secrets, config, key.id, owner, now_ns)
