@@ -10,7 +10,7 @@ import pickle
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -150,13 +150,13 @@ class Ended(Exception):
         self.number = number
 
 
-def elsewhere(act: Callable[..., T], *args: Any, uid: int = 0) -> T:
+def elsewhere(act: Callable[..., T], *args: Any, uid: int = 0, within: Iterable[str] = ()) -> T:
     """What a function of a test module gives, or raises, in a process of its own (started anew: a fork of a process
-    with threads may hang), as the user ``uid``. A signal that ends it raises Ended.
+    with threads may hang), as the user ``uid``, started by the command ``within``. A signal that ends it raises Ended.
     """
     program = "import tests.archive.making as making; making.child()"
     done = subprocess.run(
-        [sys.executable, "-c", program],
+        [*within, sys.executable, "-c", program],
         input=pickle.dumps((act, args, uid)),
         stdout=subprocess.PIPE,
         cwd=Path(__file__).parents[2],

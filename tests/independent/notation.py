@@ -10,6 +10,7 @@ import json
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from types import SimpleNamespace
 from typing import Any
 
@@ -79,16 +80,20 @@ def fits(value: Any, kind: Any) -> bool:
     return value is None if kind is None else type(value) is kind
 
 
+@cache
+def rows(table: str) -> list[tuple[str, Any, str]]:
+    split = [row.replace("=", ":").split(":") for row in table.split()]
+    return [(name, KINDS[kind], default[0] if default else "") for name, kind, *default in split]
+
+
 def fields(value: Any, table: str, structure: type = list) -> Record:
     """The table's fields, from an array or from a map (``structure=dict``); those it does not have are ignored."""
     need(type(value) is structure, f"no {structure.__name__} of {table.split(':')[0]} …")
     found = {}
-    for number, row in enumerate(table.split()):
-        name, _, kind = row.partition(":")
-        kind, _, default = kind.partition("=")
+    for number, (name, kind, default) in enumerate(rows(table)):
         if name in value if structure is dict else number < len(value):
             found[name] = value[name if structure is dict else number]
-            need(fits(found[name], KINDS[kind]), f"{name} is not what it may be")
+            need(fits(found[name], kind), f"{name} is not what it may be")
         else:
             need(default, f"{name} is missing")
             found[name] = ast.literal_eval(default)
@@ -144,6 +149,7 @@ def public_key(private: bytes) -> bytes:
     return lattice.public_key().public_bytes_raw() + curve.public_key().public_bytes_raw()
 
 
+@cache
 def hpke_open(private: bytes, info: bytes, sealed: bytes) -> bytes:
     """As the page writes it out, from the primitives alone."""
     suite, ephemeral = b"HPKE" + bytes.fromhex("647a00010002"), sealed[1088:1120]

@@ -215,7 +215,7 @@ def read_chunk(repository: Repository, id_: bytes) -> bytes:
             with noting(why, pack.name.hex()[:8]):
                 return read_place(repository, id_, pack, place)
         need(repository.unread, f"chunk {id_.hex()}: {why}")
-        read_tables(repository, set(repository.unread))
+        repository.unread.clear()
 
 
 # 9
@@ -281,9 +281,11 @@ def walk(repository: Repository, snapshot: Record) -> Iterator[Record | Refused]
     last: tuple[bytes, ...] = ()
     try:
         for entry in read_page(repository, snapshot.root, None):
-            ordered = isinstance(entry, Refused) or key_of(entry) > last
-            yield entry if ordered else Refused(f"an entry out of order: {entry.folder!r} {entry.name!r}")
-            last = last if isinstance(entry, Refused) else max(last, key_of(entry))
+            if isinstance(entry, Record) and key_of(entry) <= last:
+                yield Refused(f"an entry out of order: {entry.folder!r} {entry.name!r}")
+            else:
+                last = key_of(entry) if isinstance(entry, Record) else last
+                yield entry
     except Refused as refusal:
         yield refusal
 

@@ -164,14 +164,13 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     run(home, "key", "add", "--new-key-file", home / "full")
     run(home, "key", "add", "--write-only", "--new-key-file", home / "write-only")
     sheet = run(home, "key", "export")
-    listed = json.loads(run(home, "snapshots", "--json"))
     first = copy_of(home / "repository", home / "first")
     change(tree)
     after = on_disk(os.fsencode(tree))
     run(home, "backup", tree)
+    listed = json.loads(run(home, "snapshots", "--json"))
     run(home, "forget", "--keep-last", "1")
     run(home, "prune")
-    listed += json.loads(run(home, "snapshots", "--json"))
     condemned = copy_of(home / "repository", home / "condemned")
     run(home, "prune", "--now")
     texts = (home / "full").read_text(), (home / "write-only").read_text(), sheet
@@ -574,7 +573,7 @@ def with_chacha(repository: reader.Repository, pack: Record) -> bytes:
 def test_packs_of_the_other_cipher_written_from_the_page_are_read_by_reader_and_program(
     world: World, tmp_path: Path
 ) -> None:
-    """The program seals with AES where the processor has it. It must adopt these packs: nothing else names them."""
+    """The program seals with AES where the processor has it."""
     root = copy_of(world.first, tmp_path / "repository")
     repository = reader.open_repository(root, text=world.key_file)
     packs = [reader.table_of(repository, name) for name in reader.names(root, "data")]
@@ -583,6 +582,9 @@ def test_packs_of_the_other_cipher_written_from_the_page_are_read_by_reader_and_
     shutil.rmtree(root / "index")
     for data in sealed:
         store(root, "data", data)
+    assert_equal(whole(root, world.key_file), world.before)
+    records = [list(vars(reader.table_of(repository, name)).values()) for name in reader.names(root, "data")]
+    store(root, "index", share(repository.secrets, b"index", [records, []]))
     assert_equal(whole(root, world.key_file), world.before)
     run(tmp_path, "check", "--read-data")
 
@@ -651,6 +653,20 @@ def test_one_entry_that_must_be_refused_keeps_no_other_from_being_read(what: str
 def test_an_entry_of_another_structure_is_refused(value: Any) -> None:
     (refused,) = reader.read_leaf([0, {}, {}, [[b"", [value]]]])
     assert isinstance(refused, Refused)
+
+
+def test_folders_come_depth_first_and_what_is_out_of_order_or_there_twice_is_refused(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def walked(*folders: bytes) -> list[bool]:
+        leaf = [0, {}, {}, [[folder, [GOOD]] for folder in folders]]
+        monkeypatch.setattr(reader, "read_page", lambda *_: reader.read_leaf(leaf))
+        repository = reader.Repository(world.first, keys.bundle_of_sheet(world.sheet))
+        return [isinstance(entry, Record) for entry in reader.walk(repository, Record(root=bytes(24)))]
+
+    assert walked(b"", b"a", b"a/b", b"a/b/c", b"a-b", b"a.b", b"a0", b"b") == [True] * 8
+    assert walked(b"a", b"a.b", b"a/b", b"b") == [True, True, False, True]
+    assert walked(b"a", b"a", b"b") == [True, False, True]
 
 
 def test_elements_and_keys_behind_those_of_the_page_are_ignored() -> None:

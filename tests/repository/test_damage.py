@@ -374,8 +374,8 @@ def test_a_new_backup_heals_what_the_source_still_has(kind: str, how: str) -> No
     repo = fresh()
     damage(repo, kind, how)
     repair(repo, "index", "packs")
-    for files in TREES:
-        store(repo, files)
+    for tree in TREES:
+        store(repo, tree)
     report = check(repo, read_data=1)
     assert report.good, (report.findings, report.affected)
     for snapshot_id, files in whole().trees.items():
@@ -387,8 +387,8 @@ def test_a_new_backup_heals_what_the_source_still_has(kind: str, how: str) -> No
 def test_what_shows_in_a_listing_is_healed_by_a_backup_alone(kind: str, how: str) -> None:
     repo = fresh()
     damage(repo, kind, how)
-    for files in TREES:
-        store(repo, files)
+    for tree in TREES:
+        store(repo, tree)
     for snapshot_id, files in whole().trees.items():
         assert read_back(repo, snapshot_id) == files
 

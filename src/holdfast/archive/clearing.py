@@ -39,13 +39,13 @@ def clear_others(
     folder: bytes,
     names: Collection[bytes],
     may: May | None,
-    removed: Callable[[bytes], None],
+    removed: Callable[[int], None],
     failed: Callable[[bytes, OSError], None],
     *,
     dry_run: bool = False,
 ) -> list[bytes]:
-    """Remove from a folder below the target what has none of these names, as ``clear`` does; what is gone whole.
-    A folder that is not there, or is none, has nothing to be removed.
+    """Remove from a folder below the target what has none of these names, as ``clear`` does; what is gone, without
+    naming what lay in a folder that is gone too. A folder that is not there, or is none, has nothing to be removed.
     """
     try:
         fd = open_beneath(target, folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
@@ -53,14 +53,17 @@ def clear_others(
         return []
     try:
         others = sorted(name for n in os.listdir(fd) if (name := os.fsencode(n)) not in names)
-        whole = []
+        told: list[bytes] = []
         for path in (join(folder, name) for name in others):
+            gone: list[bytes] = []
             try:
-                if clear(fd, path, may, removed, dry_run=dry_run):
-                    whole.append(path)
+                whole = clear(fd, path, may, gone.append, dry_run=dry_run)
             except OSError as e:
+                whole = False
                 failed(path, e)
-        return whole
+            told += [path] if whole else gone
+            removed(len(gone))
+        return told
     finally:
         os.close(fd)
 

@@ -337,7 +337,7 @@ class Placer:
         text = f"attribute {os.fsdecode(name)}"
         if isinstance(error, ValueError):
             self.report(path, f"{text}: it has no name a file's attribute may have")
-        elif error.errno in (errno.EPERM, errno.EACCES) and not self.settings.is_root:
+        elif error.errno in (errno.EPERM, errno.EACCES):
             self.note(text)
         elif error.errno in (errno.ENOTSUP, errno.EINVAL):
             self.note(f"{text} (this file system has none)")

@@ -131,6 +131,7 @@ class _Restore:
         self._writer = FileWriter(reader, self._placer, progress)
         self._first: dict[LinkKey, bytes] = {}  # where each thing with several names was restored first
         self._links: list[tuple[bytes, bytes, Entry]] = []
+        self._shut: set[bytes] = set()  # folders that could not be made or entered: it was said
 
     def run(self) -> None:
         if self._request.dry_run:
@@ -188,6 +189,7 @@ class _Restore:
                 for entry in entries:
                     self._entry(above, join(local, entry.name), entry)
         except OSError as e:
+            self._shut.add(local)
             self._failed(local, e)
 
     def _entry(self, above: int, path: bytes, entry: Entry) -> None:
@@ -206,9 +208,8 @@ class _Restore:
             else:
                 self._node(above, entry, path)
         except OSError as e:
-            if entry.kind != "d":
-                self._writer.failed.add(path)
-            if e.errno in (errno.EPERM, errno.EACCES) and entry.kind in "bc" and not self._placer.settings.is_root:
+            (self._shut if entry.kind == "d" else self._writer.failed).add(path)
+            if e.errno in (errno.EPERM, errno.EACCES) and entry.kind in "bc":
                 self._note("device file")
             else:
                 self._failed(path, e)
@@ -298,16 +299,21 @@ class _Restore:
                 try:
                     self._placer.settle_folder(local, entry)
                 except OSError as e:
-                    self._failed(local, e)
+                    if not self._is_shut(local):
+                        self._failed(local, e)
+
+    def _is_shut(self, path: bytes) -> bool:
+        parts = path.split(b"/")
+        return any(b"/".join(parts[:i]) in self._shut for i in range(1, len(parts) + 1))
 
     def _verify(self) -> None:
         """Read every restored file back and compare it, chunk by chunk, with what the snapshot says."""
         for directory, entries in self._walk.runs():
             self._progress.current = directory
             for entry in entries:
-                if entry.kind != "f":
-                    continue
                 path = join(self._local(directory), entry.name)
+                if entry.kind != "f" or path in self._writer.failed or self._is_shut(path):
+                    continue
                 try:
                     wrong = difference(self._reader, self._placer.target, path, entry)
                 except HoldfastError as e:
@@ -343,20 +349,18 @@ class _Restore:
 
     def _delete_others(self) -> None:
         """Remove what the snapshot does not have, in every folder that it has."""
-        walk, changes, may = self._walk, self._progress.changes, self._placer.settings.may
-        gone: list[bytes] = []
+        walk, progress, target = self._walk, self._progress, self._placer.target
+        may, dry_run = self._placer.settings.may, self._request.dry_run
+
+        def removed(count: int) -> None:
+            progress.deleted += 0 if dry_run else count
+
         for path, names in walk.names():
             if not walk.complete:
                 self._trouble(b"", "nothing is deleted, because not all of the snapshot could be read")
                 return
-            local = self._local(path)
-            whole = clear_others(
-                self._placer.target, local, names, may, gone.append, self._failed, dry_run=self._request.dry_run
-            )
-            if not self._request.dry_run:
-                self._progress.deleted += len(gone)
-            changes.extend(("delete", inner) for inner in (whole if may is None else gone))
-            gone.clear()
+            gone = clear_others(target, self._local(path), names, may, removed, self._failed, dry_run=dry_run)
+            progress.changes.extend(("delete", inner) for inner in gone)
 
     # -- what went wrong -------------------------------------------------------------------------------------------
 

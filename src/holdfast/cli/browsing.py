@@ -101,7 +101,7 @@ def ls(out: Output, snapshot: str, long: bool, recursive: bool, **options: Any) 
     Paths are relative to the snapshot's base.
     """
     repo = out.open()
-    chosen, within = find_snapshot(repo, snapshot, options["hosts"], options["paths"], options["tags"])
+    chosen, within = find_snapshot(out, repo, snapshot, options["hosts"], options["paths"], options["tags"])
     tree = Tree(repo.reader().read, chosen.snapshot.root)
     top = need_entry(tree, within)
     found = listing(tree, within, recursive=recursive) if top.entry.kind == "d" else iter([top])
@@ -181,7 +181,7 @@ def find(out: Output, patterns: tuple[str, ...], **options: Any) -> int:
     """Find entries in all snapshots by name, or by path where PATTERN has a slash. * ? [abc] and ** as in a shell."""
     repo = out.open()
     wanted = make_filter(options["hosts"], options["paths"], options["tags"])
-    chosen = [s for s in repo.snapshots() if wanted.matches(s.snapshot)]
+    chosen = [s for s in out.snapshots(repo) if wanted.matches(s.snapshot)]
     if options["snapshots"]:
         named = {choose(chosen, name).id for name in options["snapshots"]}
         chosen = [s for s in chosen if s.id in named]
@@ -251,7 +251,7 @@ def diff(out: Output, before: str, after: str, metadata: bool, **options: Any) -
     """
     repo = out.open()
     filters = options["hosts"], options["paths"], options["tags"]
-    old, new = find_snapshot(repo, before, *filters), find_snapshot(repo, after, *filters)
+    old, new = find_snapshot(out, repo, before, *filters), find_snapshot(out, repo, after, *filters)
     reader, summary = repo.reader(), changes.Summary()
     sides = [changes.Side(Tree(reader.read, stored.snapshot.root), within) for stored, within in (old, new)]
 
@@ -310,7 +310,7 @@ def stats(out: Output, snapshots: tuple[str, ...], mode: str, **options: Any) ->
 
     repo = out.open()
     wanted = make_filter(options["hosts"], options["paths"], options["tags"])
-    chosen = [s for s in repo.snapshots() if wanted.matches(s.snapshot)]
+    chosen = [s for s in out.snapshots(repo) if wanted.matches(s.snapshot)]
     if snapshots:
         named = {choose(chosen, name).id for name in snapshots}
         chosen = [s for s in chosen if s.id in named]
@@ -383,7 +383,7 @@ def tag(out: Output, snapshots: tuple[str, ...], **options: Any) -> int:
     wanted = make_filter(options["hosts"], options["paths"], options["tags"])
     changed = 0
     with repo.leases.hold("tag"):  # prune must not look while a snapshot has neither its old nor its new name
-        all_of_them = [s for s in repo.snapshots() if wanted.matches(s.snapshot)]
+        all_of_them = [s for s in out.snapshots(repo) if wanted.matches(s.snapshot)]
         chosen = {s.id: s for s in (choose(all_of_them, name) for name in snapshots)}
         for stored in chosen.values():
             kept = new if options["new"] else [t for t in stored.snapshot.tags if t not in removed]

@@ -43,7 +43,7 @@ def copy(out: Output, snapshots: tuple[str, ...], target: str, **options: Any) -
     if other.id == source.id:
         raise UsageError("Both are the same repository.")
     wanted = make_filter(options["hosts"], options["paths"], options["tags"])
-    found = [s for s in source.snapshots() if wanted.matches(s.snapshot)]
+    found = [s for s in out.snapshots(source) if wanted.matches(s.snapshot)]
     chosen = [choose(found, name) for name in snapshots] if snapshots else found
     doing = [""]
     with progress_bar(out, "Copying", lambda: (0, 0, doing[0])):

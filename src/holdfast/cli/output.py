@@ -22,7 +22,7 @@ import click
 from holdfast import settings, wiring
 from holdfast.errors import UsageError
 from holdfast.repository.repository import Repository
-from holdfast.repository.snapshots import Filter
+from holdfast.repository.snapshots import Filter, Stored
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -37,6 +37,16 @@ class Output:
 
     def open(self, *, dry_run: bool = False) -> Repository:
         return self.app.open(dry_run=dry_run)
+
+    def snapshots(self, repo: Repository) -> list[Stored]:
+        """Every snapshot that can be read, oldest first; a warning for each that cannot. One bad object, which anybody
+        who can write to the storage can plant, must not keep people from the good ones.
+        """
+        damaged: list[str] = []
+        found = repo.snapshots(damaged)
+        for sentence in damaged:
+            self.warn(sentence)
+        return found
 
     def document(self, content: Any) -> None:
         """The one JSON document of a command that lists."""

@@ -22,6 +22,7 @@ from holdfast.repository.repository import Repository
 from holdfast.repository.retention import Decision, Policy, decide, groups, parse_duration
 from holdfast.repository.snapshots import Stored, choose
 
+_CLOCKS_DIFFER_NS = 24 * 3600 * 1_000_000_000
 _RULES = ("last", "hourly", "daily", "weekly", "monthly", "yearly")
 
 
@@ -53,8 +54,12 @@ def forget(out: Output, snapshots: tuple[str, ...], then_prune: bool, dry_run: b
         )
     repo = out.open(dry_run=dry_run)
     wanted = make_filter(options["hosts"], options["paths"], options["tags"])
-    found = [s for s in repo.snapshots() if wanted.matches(s.snapshot)]
-    gone = _named(out, found, snapshots) if snapshots else _by_policy(out, found, policy, options["group_by"])
+    found = [s for s in out.snapshots(repo) if wanted.matches(s.snapshot)]
+    gone = (
+        _named(out, found, snapshots)
+        if snapshots
+        else _by_policy(out, _past(out, repo, found), policy, options["group_by"])
+    )
     for stored in gone:
         repo.storage.delete(f"snapshots/{stored.id}")
     out.event("summary", removed=[s.id for s in gone], dry_run=dry_run)
@@ -78,6 +83,17 @@ def _named(out: Output, found: list[Stored], names: tuple[str, ...]) -> list[Sto
     for stored in chosen.values():
         out.line(f"remove {stored.short}  {time_text(stored.snapshot.time_ns)}")
     return list(chosen.values())
+
+
+def _past(out: Output, repo: Repository, found: list[Stored]) -> list[Stored]:
+    """The snapshots without those dated later than storage received them. Rules count from the newest: who stole a
+    write-only key could otherwise push good snapshots out with ones of tomorrow. They are kept until they are named.
+    """
+    stored = {info.name[10:]: info.stored_ns for info in repo.storage.list("snapshots")}
+    ahead = [s for s in found if s.snapshot.time_ns > stored.get(s.id, s.snapshot.time_ns) + _CLOCKS_DIFFER_NS]
+    for one in ahead:
+        out.warn(f"The snapshot {one.short} is dated in the future and was left out of the rules; forget it by its id.")
+    return [s for s in found if s not in ahead]
 
 
 def _by_policy(out: Output, found: list[Stored], policy: Policy, group_by: str) -> list[Stored]:

@@ -37,7 +37,7 @@ def dump(out: Output, snapshot: str, path: str, archive: str, target: str | None
     before it is written: at a damaged place the output ends, with exit status 1.
     """
     repo = out.open()
-    chosen, within = find_snapshot(repo, snapshot, options["hosts"], options["paths"], options["tags"])
+    chosen, within = find_snapshot(out, repo, snapshot, options["hosts"], options["paths"], options["tags"])
     with repo.reading("dump") as reader:
         found = _locate(Tree(reader.read, chosen.snapshot.root), chosen, within, os.fsencode(path))
         if not target and found.entry.kind == "d" and sys.stdout.isatty():

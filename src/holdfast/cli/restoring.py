@@ -20,12 +20,12 @@ _MOST_WARNINGS = 50
 
 
 def find_snapshot(
-    repo: Repository, name: str, hosts: tuple[str, ...], paths: tuple[str, ...], tags: tuple[str, ...]
+    out: Output, repo: Repository, name: str, hosts: tuple[str, ...], paths: tuple[str, ...], tags: tuple[str, ...]
 ) -> tuple[Stored, bytes]:
     """``latest``, an id's beginning, either with ``:path``: the snapshot and the path inside it."""
     snapshot, _, inside = name.partition(":")
     wanted = make_filter(hosts, paths, tags)
-    chosen = choose((s for s in repo.snapshots() if wanted.matches(s.snapshot)), snapshot)
+    chosen = choose((s for s in out.snapshots(repo) if wanted.matches(s.snapshot)), snapshot)
     path = os.fsencode(inside).strip(b"/")
     if b".." in path.split(b"/"):
         raise UsageError(f"{inside!r} leads out of the snapshot.")
@@ -51,7 +51,7 @@ def restore(out: Output, snapshot: str, target: str | None, in_place: bool, **op
     if bool(target) == in_place:
         raise UsageError("Say where to: --target FOLDER, or --in-place.")
     repo = out.open()
-    chosen, within = find_snapshot(repo, snapshot, options["hosts"], options["paths"], options["tags"])
+    chosen, within = find_snapshot(out, repo, snapshot, options["hosts"], options["paths"], options["tags"])
     progress = archive.Progress(
         expected_files=chosen.snapshot.totals.files, expected_bytes=chosen.snapshot.totals.bytes_total
     )

@@ -12,7 +12,7 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from holdfast.errors import Damaged, HoldfastError, ObjectMissing, StorageError
+from holdfast.errors import Damaged, HoldfastError, KeyCannotRead, ObjectMissing, StorageError
 from holdfast.repository.contents import hole_length, split_items
 from holdfast.repository.crypto import object_digest
 from holdfast.repository.format import Leaf, Node, PackRecord
@@ -133,15 +133,13 @@ class _Check:
                 unneeded += 1
             else:
                 self._find(name, f"The pack {name} is missing or not of the size the index says.")
-        for name, text in loaded.unreadable.items():
+        for name, text in {**loaded.unreadable, **loaded.unread}.items():
             self._find(name, text)
         if unneeded:
             self._report.notes.append(f"{unneeded} packs are missing that nothing needs; the next prune forgets them.")
         for number in sorted(self._unindexed):  # the index is stored before the snapshot
             name = pack_name(self._index.packs[number])
-            self._find(
-                name, f"Snapshots need the pack {name}, and no index object names it: one is lost."
-            )
+            self._find(name, f"Snapshots need the pack {name}, and no index object names it: one is lost.")
         if orphans := len(self._adopted - self._unindexed):
             self._report.notes.append(f"{orphans} packs are of a backup that was cut off; the next one takes them in.")
 
@@ -286,6 +284,8 @@ def damaged_chunks(reader: ChunkReader, record: PackRecord, data: bytes) -> list
     """The chunks of a pack, given its stored bytes, that do not verify."""
     try:
         opened: BlockReader = reader.open_pack(record)
+    except KeyCannotRead:  # says nothing of the pack
+        raise
     except HoldfastError:
         return [i for i, _ in chunks_of(record)]
     blocks: dict[int, list[tuple[bytes, Location]]] = {}

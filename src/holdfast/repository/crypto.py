@@ -100,6 +100,15 @@ class Secrets:
     def can_read(self) -> bool:
         return self.bundle.can_read
 
+    def need_private(self, what: str) -> None:
+        """KeyCannotRead, before anything is done, when this key reads nothing."""
+        if not self.can_read:
+            raise KeyCannotRead(f"A write-only key cannot {what}.", "Use the password or key file of a full key.")
+
+    def has_epoch(self, number: int) -> bool:
+        """Whether this key opens what is sealed to that epoch."""
+        return any(e.number == number and e.private for e in self.bundle.epochs)
+
     def _derive(self, purpose: str) -> bytes:
         return blake3.blake3(self.bundle.shared, derive_key_context=_CONTEXT + purpose).digest()
 

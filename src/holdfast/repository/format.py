@@ -62,6 +62,13 @@ class Chunker(msgspec.Struct, frozen=True):
     max_size: int = CHUNK_MAX
     normalization: int = 2
 
+    @property
+    def is_sane(self) -> bool:
+        """Whether a cutter can be made with it, and no chunk gets too large."""
+        ordered = 64 <= self.min_size <= self.avg_size <= self.max_size <= CHUNK_MAX
+        limits = self.min_size <= 1 << 20 and self.avg_size >= 256 and self.max_size >= 1024
+        return ordered and limits and 0 <= self.normalization <= 3
+
 
 class Config(msgspec.Struct, frozen=True):
     """The ``config`` object's first line, in JSON. ``repository``: 32 hex digits."""

@@ -164,6 +164,7 @@ class Loaded:
     adopted: list[PackRecord] = field(default_factory=list)  # packs that no index object knows
     absent: list[str] = field(default_factory=list)  # packs that storage has not, or not in the size they should have
     unreadable: dict[str, str] = field(default_factory=dict)  # packs whose own table cannot be read, with a sentence
+    unread: dict[str, str] = field(default_factory=dict)  # the same, but only because storage did not answer just now
     stored_ns: dict[bytes, int] = field(default_factory=dict)  # when each pack was stored; only after a survey
 
 
@@ -262,8 +263,11 @@ class _Loader:
                 record = read_contents(self._storage, self._secrets, name, size)
             except ObjectMissing:
                 continue
-            except (Damaged, StorageError) as e:
+            except Damaged as e:
                 self._loaded.unreadable[name] = str(e)
+                continue
+            except StorageError as e:
+                self._loaded.unread[name] = str(e)
                 continue
             self._take(record, weak=True)  # its blocks were not read: packs that the index names are believed first
             self._loaded.adopted.append(record)

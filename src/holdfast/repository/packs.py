@@ -72,9 +72,10 @@ class PackBuilder:
         self.buffer[: len(head)] = head
         self.size = len(head)
 
-    def has_room(self, stored: int) -> bool:
-        """Whether a block of that many bytes may still go into this pack."""
-        return self.number == 0 or (self.size + stored <= PACK_TARGET and self.number < MOST_BLOCKS)
+    def has_room(self, stored: int, chunks: int) -> bool:
+        """Whether a block of that many bytes and chunks may still go into this pack, its table counted too."""
+        table = (len(self.ids) + chunks) * (ID_SIZE + PLACE.size) + (self.number + 1) * BLOCK.size
+        return self.number == 0 or (self.size + stored + table <= PACK_TARGET and self.number < MOST_BLOCKS)
 
     def add(self, block: Block, codec: int, payload: Buffer) -> None:
         """Seal payload (the block's raw bytes through codec) as the next block."""

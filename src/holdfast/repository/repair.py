@@ -96,7 +96,10 @@ def _was(dry_run: bool, done: str) -> str:
 
 
 def repair_packs(repo: Repository, *, dry_run: bool, tick: Tick = lambda text: None) -> Report:
-    """Read every pack; copy what is whole out of the damaged ones, index it, then remove them."""
+    """Read every pack; copy what is whole out of the damaged ones, index it, then remove them. A pack that this key
+    cannot open, or that cannot be understood though its bytes are those that were stored, is left alone.
+    """
+    repo.secrets.need_private("repair packs")
     report = Report()
     with repo.leases.hold_alone(EXCLUSIVE) as hold:
         loaded = load_index(repo.storage, repo.secrets, contents=True)
@@ -110,11 +113,25 @@ def repair_packs(repo: Repository, *, dry_run: bool, tick: Tick = lambda text: N
                 writer.flush()
         finally:
             writer.close()
-        for name in loaded.unreadable:
-            report.done.append(f"{name}, which cannot be understood and is in no index, {_was(dry_run, 'removed')}.")
-        if not dry_run and (rescue.removed or loaded.lost or loaded.unreadable):
-            _remove_packs(repo, hold, rescue.removed, [*loaded.unreadable])
+        rubbish = [name for name in loaded.unreadable if _is_broken(repo, name, report)]
+        for name in rubbish:
+            report.done.append(f"{name}, which is broken and in no index, {_was(dry_run, 'removed')}.")
+        if not dry_run and (rescue.removed or loaded.lost or rubbish):
+            _remove_packs(repo, hold, rescue.removed, rubbish)
     return report
+
+
+def _is_broken(repo: Repository, name: str, report: Report) -> bool:
+    """Whether a pack that cannot be understood is not even what was stored; else a newer Holdfast may understand it."""
+    try:
+        size = repo.storage.stat(name).size
+        if size <= PACK_MAX and object_digest([repo.storage.get(name, 0, size)]).hex() != name[5:]:
+            return True
+    except StorageError as e:
+        report.lost.append(f"{name} cannot be read just now and was left alone: {e}")
+        return False
+    report.lost.append(f"{name} cannot be understood, but is what was stored; it was left alone.")
+    return False
 
 
 def _remove_packs(repo: Repository, hold: Hold, removed: list[PackRecord], unreadable: list[str]) -> None:
@@ -142,6 +159,9 @@ class _Rescue:
 
     def look_at(self, record: PackRecord) -> None:
         storage, name = self.repo.storage, pack_name(record)
+        if not self.repo.secrets.has_epoch(record.epoch):
+            self.report.lost.append(f"The pack {name} is sealed to a key epoch that this key does not hold.")
+            return
         try:
             data = storage.get(name, 0, min(storage.stat(name).size, PACK_MAX))
         except ObjectMissing:

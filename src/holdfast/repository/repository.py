@@ -206,7 +206,11 @@ def parse_config(line: bytes, place: str) -> Config:
         config = msgspec.json.decode(line, type=Config)
     except NO_SENSE:
         config = None
-    if config is None or config.format != FORMAT:
+    if config is not None and config.chunker.algorithm != Chunker().algorithm:
+        raise UnknownVersion(
+            f"The repository at {place} is cut in a way this Holdfast does not know.", "Use a newer one."
+        )
+    if config is None or config.format != FORMAT or not config.chunker.is_sane:
         raise Damaged(f"The config at {place} cannot be understood: it is damaged, or not a Holdfast repository.")
     return config
 

@@ -36,6 +36,7 @@ from holdfast.repository.index import Index, put_index_object
 from holdfast.repository.packs import BUFFER_SIZE, Block, PackBuilder, pack_name
 from holdfast.storage.base import Buffer, Storage
 
+BLOCK_CHUNKS = 1 << 15  # of one block: tiny files must not make a pack's table larger than the pack
 INDEX_PACKS = 128  # an index object is written at the latest after so many packs
 _WORTH = 32  # a block is stored raw unless zstd saves more than 1/32 of it
 
@@ -99,6 +100,7 @@ class ChunkWriter:
         self._building_lock = threading.Lock()
         self._tasks: set[Future[None]] = set()
         self._records: list[PackRecord] = []
+        self._records_lock = threading.Lock()
         self._failure: BaseException | None = None
         self._local = threading.local()
 
@@ -119,7 +121,9 @@ class ChunkWriter:
         What is put there counts only after ``keep``; the next call may hand out the same bytes again.
         """
         block = self._open.get(stream)
-        if block is not None and (block.used >= stream.target or block.used + size > BLOCK_MAX):
+        if block is not None and (
+            block.used >= stream.target or block.used + size > BLOCK_MAX or len(block.ids) >= BLOCK_CHUNKS
+        ):
             self._submit(stream, block)
             block = None
         if block is None:
@@ -209,8 +213,6 @@ class ChunkWriter:
         for future in list(self._tasks):
             future.result()
         self._raise_failure()
-        if len(self._records) >= INDEX_PACKS:
-            self._write_index()
 
     def _pack_block(self, stream: Stream, block: _OpenBlock) -> None:
         """A worker's task: compress the block, seal it into the current pack, store that pack if it is full."""
@@ -233,7 +235,7 @@ class ChunkWriter:
         full, kind = None, block.kind
         with self._building_lock:
             builder = self._building.get(kind)
-            if builder is not None and not builder.has_room(len(payload) + TAG_SIZE):
+            if builder is not None and not builder.has_room(len(payload) + TAG_SIZE, len(block.ids)):
                 full, builder = builder, None
             if builder is None:
                 try:
@@ -277,14 +279,20 @@ class ChunkWriter:
         parts.clear()
         self._pack_buffers[builder.kind].put(builder.buffer)
         self.packs.add(self._index.add_pack(record))
-        self._records.append(record)
-        self.bytes_stored += record.size
+        with self._records_lock:
+            self._records.append(record)
+            self.bytes_stored += record.size
+        if len(self._records) >= INDEX_PACKS:
+            self._write_index()
 
     def _write_index(self) -> None:
-        if not self._records:
-            return
-        records, self._records = self._records, []
-        self.bytes_stored += put_index_object(self._storage, self._secrets, records)[1]
+        """Name the packs stored since the last time in an index object; in any thread."""
+        with self._records_lock:
+            records, self._records = self._records, []
+        if records:
+            size = put_index_object(self._storage, self._secrets, records)[1]
+            with self._records_lock:
+                self.bytes_stored += size
 
 
 def new_compressor(level: int, window_log: int) -> zstandard.ZstdCompressor:
