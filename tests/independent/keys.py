@@ -56,7 +56,7 @@ def bundle_of_sheet(text: str) -> Secrets:
     letters = ""
     for place, (number, *groups, check) in enumerate(lines, 1):
         part = "".join(groups).upper()
-        need(number == f"{place:02}", f"recovery sheet: line {number} is not in its place")
+        need(int(number) == place, f"recovery sheet: line {number} is not in its place")
         need(
             check == f"{zlib.crc32(f'{place}{part}'.encode()) & 0xFFFF:04x}", f"recovery sheet: line {number} is wrong"
         )

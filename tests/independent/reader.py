@@ -215,7 +215,7 @@ def read_chunk(repository: Repository, id_: bytes) -> bytes:
             with noting(why, pack.name.hex()[:8]):
                 return read_place(repository, id_, pack, place)
         need(repository.unread, f"chunk {id_.hex()}: {why}")
-        repository.unread.clear()
+        read_tables(repository, set(repository.unread))
 
 
 # 9

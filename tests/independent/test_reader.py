@@ -344,6 +344,7 @@ def test_chunks_are_found_by_the_packs_own_tables_when_no_index_object_is_left(w
     for root, expected in ((world.first, world.before), (world.pruned, world.after)):
         bare = copy_of(root, tmp_path / root.name)
         shutil.rmtree(bare / "index")
+        assert reader.open_repository(bare, text=world.key_file).unread == set()
         assert_equal(whole(bare, world.key_file), expected)
 
 
@@ -423,6 +424,17 @@ def flips(world: World, tmp_path: Path, source: Path, name: str, positions: list
 def some(path: Path) -> list[int]:
     size = path.stat().st_size
     return sorted({0, 7, *range(1, size, size // 6 + 1), size - 1})
+
+
+def test_a_genuine_object_under_another_name_is_refused(world: World, tmp_path: Path) -> None:
+    for kind in ("index", "snapshots", "locks", "keys", "data"):
+        root = copy_of(world.condemned, tmp_path / kind)
+        for name in reader.names(root, kind):
+            other = reader.path_of(root, f"{kind}/{hashlib.sha256(name.encode()).hexdigest()}")
+            other.parent.mkdir(exist_ok=True)
+            reader.path_of(root, name).rename(other)
+        refused = reader.check(reader.open_repository(root, text=world.sheet))
+        assert {*reader.names(root, kind)} == {name for name in refused if name.startswith(kind)}
 
 
 def test_a_flipped_bit_in_config_is_refused(world: World, tmp_path: Path) -> None:
@@ -534,6 +546,16 @@ def test_an_index_object_that_says_nonsense_hides_nothing(world: World, tmp_path
     assert_equal(whole(root, world.key_file), world.before)
 
 
+def test_index_objects_that_are_superseded_do_not_count(world: World, tmp_path: Path) -> None:
+    root = copy_of(world.first, tmp_path / "first")
+    before = reader.open_repository(root, text=world.key_file)
+    supersedes = [bytes.fromhex(name[-64:]) for name in reader.names(root, "index")]
+    store(root, "index", share(before.secrets, b"index", [[], supersedes]))
+    after = reader.open_repository(root, text=world.key_file)
+    assert before.unread == {*reader.names(root, "data")}
+    assert after.unread == set()  # nothing names them now: their own tables were read
+
+
 def store(root: Path, kind: str, data: bytes) -> None:
     path = reader.path_of(root, f"{kind}/{hashlib.sha256(data).hexdigest()}")
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -592,6 +614,7 @@ def test_packs_of_the_other_cipher_written_from_the_page_are_read_by_reader_and_
 # --- parts of it ----------------------------------------------------------------------------------------------
 
 
+NOWHERE = reader.Repository(Path("/nonexistent"), keys.Secrets("", b"", {}))
 GOOD = [b"name", "f", 0o644, 1000, 1000, 5, 5, 7]  # the rest has defaults
 BAD: dict[str, tuple[bytes, dict[int, Any]]] = {
     "an empty name": (b"a", {0: b""}),
@@ -656,17 +679,74 @@ def test_an_entry_of_another_structure_is_refused(value: Any) -> None:
 
 
 def test_folders_come_depth_first_and_what_is_out_of_order_or_there_twice_is_refused(
-    world: World, monkeypatch: pytest.MonkeyPatch
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def walked(*folders: bytes) -> list[bool]:
         leaf = [0, {}, {}, [[folder, [GOOD]] for folder in folders]]
         monkeypatch.setattr(reader, "read_page", lambda *_: reader.read_leaf(leaf))
-        repository = reader.Repository(world.first, keys.bundle_of_sheet(world.sheet))
-        return [isinstance(entry, Record) for entry in reader.walk(repository, Record(root=bytes(24)))]
+        return [isinstance(entry, Record) for entry in reader.walk(NOWHERE, Record(root=bytes(24)))]
 
     assert walked(b"", b"a", b"a/b", b"a/b/c", b"a-b", b"a.b", b"a0", b"b") == [True] * 8
     assert walked(b"a", b"a.b", b"a/b", b"b") == [True, True, False, True]
     assert walked(b"a", b"a", b"b") == [True, False, True]
+
+
+ZEROS = bytes(16)
+FILES = {
+    "nothing": (0, 0, b"", b""),
+    "a hole": (5, 0, ZEROS + struct.pack(">Q", 5), bytes(5)),
+    "a list of pieces": (12, 1, b"piece".ljust(24) * 2, (b"data" + bytes(2)) * 2),
+    "a file longer than its items": (6, 0, ZEROS + struct.pack(">Q", 5), None),
+    "a file shorter than its hole": (5, 0, ZEROS + struct.pack(">Q", 1 << 63), None),
+    "a file shorter than its chunk": (3, 0, b"chunk".ljust(24), None),
+    "a piece that holds no whole items": (4, 1, b"torn".ljust(24), None),
+    "a chunk that cannot be had": (4, 0, b"lost".ljust(24), None),
+}
+
+
+@pytest.mark.parametrize("what", FILES)
+def test_a_file_is_exactly_as_long_as_its_size_or_refused(what: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    items = b"chunk".ljust(24) + ZEROS + struct.pack(">Q", 2)
+    use_chunks(monkeypatch, {b"chunk": b"data", b"piece": items, b"torn": items[:30]})
+    size, depth, content, expected = FILES[what]
+    entry = Record(kind="f", size=size, depth=depth, content=content)
+    if expected is None:
+        with pytest.raises(Refused):
+            list(reader.content_of(NOWHERE, entry))
+    else:
+        assert b"".join(reader.content_of(NOWHERE, entry)) == expected
+
+
+def use_chunks(monkeypatch: pytest.MonkeyPatch, chunks: dict[bytes, bytes]) -> None:
+    def read_chunk(_: reader.Repository, id_: bytes) -> bytes:
+        notation.need(id_.rstrip() in chunks, "lost")
+        return chunks[id_.rstrip()]
+
+    monkeypatch.setattr(reader, "read_chunk", read_chunk)
+
+
+NODES: dict[str, list[Any]] = {
+    "a child that begins elsewhere": [1, 1, [[b"", b"other", b"leaf".ljust(24), 1, 9]]],
+    "a child of fewer entries": [1, 1, [[b"", b"name", b"leaf".ljust(24), 2, 9]]],
+    "a child of another size": [1, 1, [[b"", b"name", b"leaf".ljust(24), 1, 8]]],
+    "a leaf where nodes must be": [1, 2, [[b"", b"name", b"leaf".ljust(24), 1, 9]]],
+    "itself as a child": [1, 1, [[b"", b"name", b"root".ljust(24), 1, 9]]],
+    "no children": [1, 1, []],
+    "too high a level": [1, 12, [[b"", b"name", b"leaf".ljust(24), 1, 9]]],
+    "an unknown tag": [2, {}, {}, []],
+    "a child that is lost": [1, 1, [[b"", b"name", b"lost".ljust(24), 1, 9]]],
+}
+
+
+@pytest.mark.parametrize("what", NODES)
+def test_a_node_must_be_right_about_what_is_below_it(what: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def walked(root: list[Any]) -> list[Record | Refused]:
+        leaf = [0, {}, {}, [[b"", [[*GOOD, 9, ZEROS + struct.pack(">Q", 9)]]]]]
+        use_chunks(monkeypatch, {b"leaf": msgspec.msgpack.encode(leaf), b"root": msgspec.msgpack.encode(root)})
+        return list(reader.walk(NOWHERE, Record(root=b"root".ljust(24))))
+
+    assert [type(entry) for entry in walked([1, 1, [[b"", b"name", b"leaf".ljust(24), 1, 9]]])] == [Record]
+    assert [type(entry) for entry in walked(NODES[what])][-1] == Refused
 
 
 def test_elements_and_keys_behind_those_of_the_page_are_ignored() -> None:

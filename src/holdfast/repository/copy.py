@@ -44,6 +44,8 @@ def copy_snapshots(
     source: Repository, target: Repository, chosen: Iterable[Stored], tick: Callable[[str], None] = lambda text: None
 ) -> list[Copied]:
     """Copy the chosen snapshots, oldest first; each is committed on its own."""
+    source.secrets.need_private("copy snapshots")
+    target.secrets.need_private("take copies in: it does not know what is there")
     there = {s.snapshot.original or s.id: s.id for s in target.snapshots()}
     result = []
     with source.reading("copy", contents=True) as reader, target.writing("copy") as session:
