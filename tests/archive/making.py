@@ -23,6 +23,7 @@ from holdfast.repository.keys import KeyFile, without_private
 from holdfast.repository.leases import Owner
 from holdfast.repository.pages import Tree, TreeWriter
 from holdfast.repository.repository import Repository, create, open_repository
+from holdfast.storage.base import Storage
 from holdfast.storage.local import LocalStorage
 
 T = TypeVar("T")
@@ -109,9 +110,10 @@ class House:
         return root
 
 
-def make_house(folder: Path, chunker: Chunker | None = None) -> House:
-    storage = LocalStorage(folder / "repository")
-    storage.create()
+def make_house(folder: Path, chunker: Chunker | None = None, storage: Storage | None = None) -> House:
+    if storage is None:
+        storage = LocalStorage(folder / "repository")
+        storage.create()
     clock = Clock()
     owner = Owner("host", "user", "1/1/1", "boot", lambda lease: False)
     repo = create(storage, KEY, owner, clock, argon2=QUICK, chunker=chunker)

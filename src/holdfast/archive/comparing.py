@@ -18,7 +18,7 @@ from holdfast.repository.pages import join
 from holdfast.repository.reader import ChunkReader
 
 _AT_ONCE = 1 << 20
-_WAY = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW
+_WAY = os.O_PATH | os.O_DIRECTORY
 _BLOCKED = {errno.ELOOP, errno.ENOTDIR}
 
 LinkKey = tuple[str, int, int]

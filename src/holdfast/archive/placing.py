@@ -35,8 +35,8 @@ from holdfast.repository.pages import join
 Report = Callable[[bytes, str], None]
 IN_THE_WAY = "a folder is in its place; --delete would remove it"
 PARTLY_IN_THE_WAY = "a folder is in its place, with things in it that the patterns leave out"
-_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
-_WAY = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY
+_WAY = os.O_PATH | os.O_DIRECTORY
 _SPECIAL = stat.S_ISUID | stat.S_ISGID  # bits that lend the owner's rights: only the right owner may lend them
 _NOT_ALLOWED = {errno.EPERM, errno.EACCES, errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS}
 _FULL = {errno.ENOSPC, errno.EDQUOT}

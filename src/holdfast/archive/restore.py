@@ -177,7 +177,8 @@ class _Restore:
 
     def _local(self, path: bytes) -> bytes:
         """A snapshot's path as it is below the target."""
-        return path[len(self._request.within) :].lstrip(b"/")
+        within = self._request.within
+        return path[len(within) + 1 :] if within else path
 
     # -- one folder's entries --------------------------------------------------------------------------------------
 

@@ -54,7 +54,7 @@ def check_entry(entry: Entry) -> None:
     if entry.mode >> 12 or entry.size >> 63 or entry.device >> 64:  # negative ones too
         raise RefusedName("its mode, size or device is not one a file can have")
     if not (0 <= entry.uid < _NOBODY and 0 <= entry.gid < _NOBODY):
-        raise RefusedName("its owner is nobody who can own a file")
+        raise RefusedName("its owner is not one a file can have")
     if kind == "l" and (not target or len(target) > _LONGEST_TARGET or b"\0" in target):
         raise RefusedName("it points to what is no path")
 
@@ -67,6 +67,7 @@ class Walk:
     def __init__(self, tree: Tree, within: bytes, wanted: Wanted | None, report: Report) -> None:
         self._tree, self._within, self._wanted, self._report = tree, within, wanted, report
         self._told = False
+        self._refused: set[bytes] = set()
         self.complete = True
 
     def runs(self, *, everything: bool = False) -> Iterator[Run]:
@@ -88,7 +89,9 @@ class Walk:
                 if is_below(directory, self._within):
                     for entry in reversed(entries):
                         if entry.kind == "d" and _passes(directory, entry):
-                            yield join(directory, entry.name) if entry.name else directory, entry
+                            path = join(directory, entry.name) if entry.name else directory
+                            if path not in self._refused:
+                                yield path, entry
         if self._within and (own := self._own()):
             yield self._within, own
 
@@ -152,6 +155,7 @@ class Walk:
 
     def _refuse(self, report: Report, path: bytes, error: RefusedName) -> None:
         self.complete = False
+        self._refused.add(path)
         report(path, str(error))
 
     def _leaves(
