@@ -21,24 +21,27 @@ PATIENCE_S = 60.0
 
 
 class Turn(NamedTuple):
-    """What happens next: ``actor`` does so many calls, or is killed, or (no actor) ``act`` is done in between."""
+    """What happens next: ``actor`` does so many calls, but stops before one that begins with ``until``, or is killed;
+    before it ``act`` is done.
+    """
 
     actor: str = ""
     calls: int = 1
     kill: bool = False
     act: Callable[[], object] | None = None
+    until: str = ""
 
 
 @dataclass
 class Actor:
-    """A piece of work and how it ended. ``calls``: how many it made."""
+    """A piece of work and how it ended. ``calls``: how many turns it took, its beginning counted."""
 
     name: str
     work: Callable[[Storage], Any]
     result: Any = None
     error: BaseException | None = None
     calls: int = 0
-    waiting: list[threading.Event] = field(default_factory=list)
+    waiting: list[tuple[str, threading.Event]] = field(default_factory=list)  # the calls it wants to do
     done: bool = False
     killed: bool = False
     history: list[str] = field(default_factory=list)
@@ -52,7 +55,7 @@ class Stepped(Passing):
         self._scheduler, self._actor = scheduler, actor
 
     def _pass(self, kind: str, subject: str, size: int, act: Callable[[], T]) -> T:
-        self._scheduler.wait_for_turn(self._actor)
+        self._scheduler.wait_for_turn(self._actor, f"{kind} {subject}")
         try:
             if self._actor.killed:
                 raise StorageUnavailable(f"{self._actor.name} was killed.")
@@ -103,18 +106,18 @@ class Scheduler:
             self._wait_until_all_wait()
             actor.killed = True
         for _ in range(turn.calls):
-            if not self._step(actor):
+            if not self._step(actor, turn.until):
                 return
 
-    def _step(self, actor: Actor) -> bool:
-        """Let an actor do one call; whether it was not at its end."""
+    def _step(self, actor: Actor, until: str = "") -> bool:
+        """Let an actor do one call; whether it was not at its end, or at the call where it should stop."""
         self._wait_until_all_wait()
         with self._changed:
-            if actor.done:
+            if actor.done or (until and actor.waiting[0][0].startswith(until)):
                 return False
             actor.calls += 1
             self._busy = True
-            actor.waiting.pop(0).set()
+            actor.waiting.pop(0)[1].set()
         return True
 
     def _wait_until_all_wait(self) -> None:
@@ -125,10 +128,10 @@ class Scheduler:
             )
         assert still, {a.name: (a.done, len(a.waiting), a.history[-3:]) for a in self.actors.values()}
 
-    def wait_for_turn(self, actor: Actor) -> None:
+    def wait_for_turn(self, actor: Actor, call: str) -> None:
         mine = threading.Event()
         with self._changed:
-            actor.waiting.append(mine)
+            actor.waiting.append((call, mine))
             self._changed.notify_all()
         assert mine.wait(PATIENCE_S), f"it is never the turn of {actor.name}"
 
@@ -138,6 +141,8 @@ class Scheduler:
             self._changed.notify_all()
 
     def _live(self, actor: Actor) -> None:
+        self.wait_for_turn(actor, "start")  # its first turn: until then it has not begun at all
+        self.end_turn()
         try:
             actor.result = actor.work(Stepped(self._storage, self, actor))
         except BaseException as e:  # noqa: BLE001 - the test looks at it

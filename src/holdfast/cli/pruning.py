@@ -20,7 +20,7 @@ from holdfast.errors import UsageError
 from holdfast.repository import prune as room
 from holdfast.repository.repository import Repository
 from holdfast.repository.retention import Decision, Policy, decide, groups, parse_duration
-from holdfast.repository.snapshots import Stored, choose
+from holdfast.repository.snapshots import SHORT, Stored, choose
 
 _CLOCKS_DIFFER_NS = 24 * 3600 * 1_000_000_000
 _RULES = ("last", "hourly", "daily", "weekly", "monthly", "yearly")
@@ -54,15 +54,15 @@ def forget(out: Output, snapshots: tuple[str, ...], then_prune: bool, dry_run: b
         )
     repo = out.open(dry_run=dry_run)
     wanted = make_filter(options["hosts"], options["paths"], options["tags"])
-    found = [s for s in out.snapshots(repo) if wanted.matches(s.snapshot)]
-    gone = (
-        _named(out, found, snapshots)
-        if snapshots
-        else _by_policy(out, _past(out, repo, found), policy, options["group_by"])
-    )
-    for stored in gone:
-        repo.storage.delete(f"snapshots/{stored.id}")
-    out.event("summary", removed=[s.id for s in gone], dry_run=dry_run)
+    readable = out.snapshots(repo)
+    found = [s for s in readable if wanted.matches(s.snapshot)]
+    if snapshots:
+        gone = _named(out, found, _unreadable(repo, readable), snapshots)
+    else:
+        gone = _by_policy(out, _past(out, repo, found), policy, options["group_by"])
+    for snapshot_id in gone:
+        repo.storage.delete(f"snapshots/{snapshot_id}")
+    out.event("summary", removed=gone, dry_run=dry_run)
     out.line(f"{len(gone)} snapshots {'would be' if dry_run else 'were'} removed.")
     if then_prune and not dry_run:
         return run_prune(out, repo, room.Request(now=room.is_alone(repo)))
@@ -78,11 +78,25 @@ def make_policy(options: dict[str, Any]) -> Policy:
     )
 
 
-def _named(out: Output, found: list[Stored], names: tuple[str, ...]) -> list[Stored]:
-    chosen = {s.id: s for s in (choose(found, name) for name in names)}
-    for stored in chosen.values():
-        out.line(f"remove {stored.short}  {time_text(stored.snapshot.time_ns)}")
-    return list(chosen.values())
+def _unreadable(repo: Repository, readable: list[Stored]) -> list[str]:
+    """The ids of snapshot objects that are damaged, or were never any: they can be named too."""
+    ids = {s.id for s in readable}
+    return [i for i in (info.name[10:] for info in repo.storage.list("snapshots")) if i not in ids]
+
+
+def _named(out: Output, found: list[Stored], unreadable: list[str], names: tuple[str, ...]) -> list[str]:
+    """The ids that are meant; of what cannot be read by at least as many digits as are shown."""
+    chosen: dict[str, str] = {}
+    for name in names:
+        bad = [i for i in unreadable if len(name) >= SHORT and i.startswith(name)]
+        if len(bad) == 1 and not any(s.id.startswith(name) for s in found):
+            chosen[bad[0]] = "which cannot be read"
+        else:
+            stored = choose(found, name)
+            chosen[stored.id] = time_text(stored.snapshot.time_ns)
+    for snapshot_id, about in chosen.items():
+        out.line(f"remove {snapshot_id[:SHORT]}  {about}")
+    return list(chosen)
 
 
 def _past(out: Output, repo: Repository, found: list[Stored]) -> list[Stored]:
@@ -96,14 +110,14 @@ def _past(out: Output, repo: Repository, found: list[Stored]) -> list[Stored]:
     return [s for s in found if s not in ahead]
 
 
-def _by_policy(out: Output, found: list[Stored], policy: Policy, group_by: str) -> list[Stored]:
+def _by_policy(out: Output, found: list[Stored], policy: Policy, group_by: str) -> list[str]:
     by = tuple(b.strip() for b in group_by.split(",") if b.strip())
     zone = out.app.zone()
-    gone: list[Stored] = []
+    gone: list[str] = []
     for key, members in groups(found, by).items():
         decisions = decide(members, policy, zone)
         _show_group(out, by, key, decisions)
-        gone += [d.stored for d in decisions if not d.kept]
+        gone += [d.stored.id for d in decisions if not d.kept]
     return gone
 
 
