@@ -76,6 +76,8 @@ def repair(out: Output, what: str, dry_run: bool) -> int:
     snapshots that lost files by ones without them. Copy the repository first if you can.
     """
     repo = out.open(dry_run=dry_run)
+    if what != "index":
+        repo.secrets.need_private(f"repair {'packs and snapshots' if what == 'all' else what}")
     steps = {"index": mending.repair_index, "packs": mending.repair_packs, "snapshots": mending.repair_snapshots}
     done: list[str] = []
     lost: list[str] = []
