@@ -6,6 +6,7 @@ Nothing below this floor asks the machine for the time, the host's name or a pas
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import datetime
 import os
 import pwd
@@ -68,6 +69,7 @@ class App:
 
     def open(self, address: str = "", *, dry_run: bool = False) -> Repository:
         """Open the repository; a person is asked for the password when nothing gives it."""
+        return_freed_memory()
         storage = self.storage(address, dry_run=dry_run)
         read_config(storage)  # so that nobody is asked for the password of a repository that is not there
         return open_repository(storage, self.credential(), self.owner(), self.now_ns)
@@ -179,6 +181,15 @@ def read_first_line(path: Path, what: str) -> str:
     if not line:
         raise UsageError(f"The {what} {path} is empty.")
     return line
+
+
+def return_freed_memory() -> None:
+    """Have glibc give blocks of a MiB or more back to the system when they are freed (mallopt's M_MMAP_THRESHOLD, -3).
+
+    Otherwise each thread keeps what it freed once: a fifth more memory for a backup, and no time saved.
+    """
+    with contextlib.suppress(OSError, AttributeError):  # another C library
+        ctypes.CDLL(None).mallopt(-3, 1 << 20)
 
 
 def machine_owner(host: str = "") -> Owner:

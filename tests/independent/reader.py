@@ -43,7 +43,7 @@ from tests.independent.notation import (
 
 CONFIG = "format:str version:int repository:str chunker:map"
 CHUNKER = "algorithm:str min_size:min avg_size:avg max_size:max normalization:norm"
-PACK = "name:name size:size kind:bit cipher:bit epoch:epoch sealed:sealed blocks:bin ids:bin places:bin"
+PACK = "name:name size:size kind:bit cipher:bit epoch:epoch sealed:sealed blocks:bin ids:bin lengths:bin"
 INDEX = "packs:arrays supersedes:bin32s=[]"
 ENTRY = """name:bin kind:str mode:mode uid:u32 gid:u32 mtime:time ctime:time inode:u64 size:size=0 content:bin=b''
     depth:bit=0 target:bin=b'' device:u64=0 links:pair/nil=None xattrs:map/nil=None"""
@@ -59,12 +59,15 @@ CONDEMNED = "type:str packs:bin32s deadline_s:u64 host:str"
 Below = tuple[Any, int, int]  # of a page: the first entry's folder and name, how many entries, the sum of their sizes
 
 
+Place = tuple[int, int, int]  # the block's number, the offset in its raw bytes, the length
+
+
 @dataclass
 class Repository:
     root: Path
     secrets: Secrets
     refused: dict[str, str] = field(default_factory=dict)  # object: why
-    chunks: dict[bytes, list[tuple[Record, int]]] = field(default_factory=dict)  # id: packs, with the place as a u64
+    chunks: dict[bytes, list[tuple[Record, Place]]] = field(default_factory=dict)  # id: packs, and where in them
     unread: set[str] = field(default_factory=set)  # packs whose own tables were not looked at
     block: tuple[bytes, int, bytes] = (b"", 0, b"")  # the one that was read last
 
@@ -130,10 +133,25 @@ def open_repository(root: Path, *, password: str | None = None, text: str = "") 
 def pack_of(value: Any) -> Record:
     pack = fields(value, PACK)
     count = len(pack.ids) // 24
-    need(len(pack.ids) == 24 * count and len(pack.places) == 8 * count, "pack: its places are not as many as its ids")
+    need(len(pack.ids) == 24 * count and len(pack.lengths) == 4 * count, "pack: its lengths are not as many as its ids")
     need(len(pack.blocks) % 13 == 0 and len(pack.blocks) <= 13 << 16, "pack: blocks cut off, or too many")
     need(pack.size <= 64 * MIB, "pack: larger than it may be")
+    list(chunks_of(pack))
     return pack
+
+
+def chunks_of(pack: Record) -> Iterator[tuple[bytes, Place]]:
+    """Every chunk's id, and where it lies: chunks fill one block after the other."""
+    raws = [raw for _, _, raw, _ in struct.iter_unpack(">IIIB", pack.blocks)]
+    lengths, number, offset = struct.iter_unpack(">I", pack.lengths), 0, 0
+    for n, (length,) in enumerate(lengths):
+        need(length and number < len(raws) and raws[number] <= 15 * MIB, "pack: a chunk that lies in no block")
+        yield pack.ids[24 * n : 24 * n + 24], (number, offset, length)
+        offset += length
+        need(offset <= raws[number], "pack: a chunk behind the end of its block")
+        if offset == raws[number]:
+            number, offset = number + 1, 0
+    need(number == len(raws) and offset == 0, "pack: a block that is not filled")
 
 
 def table_of(repository: Repository, name: str) -> Record:
@@ -153,8 +171,8 @@ def table_of(repository: Repository, name: str) -> Record:
 
 
 def add_pack(repository: Repository, pack: Record) -> None:
-    for n, (place,) in enumerate(struct.iter_unpack(">Q", pack.places)):
-        repository.chunks.setdefault(pack.ids[24 * n : 24 * n + 24], []).append((pack, place))
+    for id_, place in chunks_of(pack):
+        repository.chunks.setdefault(id_, []).append((pack, place))
 
 
 def read_tables(repository: Repository, packs: Iterable[str]) -> None:
@@ -187,7 +205,7 @@ def read_block(repository: Repository, pack: Record, number: int) -> bytes:
     if repository.block[:2] != (pack.sealed, number):
         need(13 * number < len(pack.blocks), "there is no such block")
         offset, stored, raw, codec = struct.unpack_from(">IIIB", pack.blocks, 13 * number)
-        need(stored <= 7 * MIB + 16 and raw <= 7 * MIB and offset + stored <= pack.size, "a block beyond the limits")
+        need(stored <= 15 * MIB + 16 and raw <= 15 * MIB and offset + stored <= pack.size, "a block beyond the limits")
         key = data_key(repository.secrets, pack.epoch, pack.sealed)
         data = read(repository.root, f"data/{pack.name.hex()}", offset, stored)
         cipher = (AESGCM, ChaCha20Poly1305)[pack.cipher]
@@ -199,8 +217,8 @@ def read_block(repository: Repository, pack: Record, number: int) -> bytes:
     return repository.block[2]
 
 
-def read_place(repository: Repository, id_: bytes, pack: Record, place: int) -> bytes:
-    number, offset, length = place >> 48, place >> 24 & 0xFFFFFF, place & 0xFFFFFF
+def read_place(repository: Repository, id_: bytes, pack: Record, place: Place) -> bytes:
+    number, offset, length = place
     data = read_block(repository, pack, number)[offset : offset + length]
     need(len(data) == length, "a chunk beyond its block")
     need(keyed(derive("chunk id", repository.secrets.shared), data)[:24] == id_, "bytes that are not the chunk's")
@@ -340,6 +358,6 @@ def check(repository: Repository) -> dict[str, str]:
             read_object(repository.root, name, 64 * MIB)
             if name.startswith("data/"):
                 pack = table_of(repository, name)
-                for n, (place,) in enumerate(struct.iter_unpack(">Q", pack.places)):
-                    read_place(repository, pack.ids[24 * n : 24 * n + 24], pack, place)
+                for id_, place in chunks_of(pack):
+                    read_place(repository, id_, pack, place)
     return repository.refused

@@ -540,7 +540,7 @@ def test_an_index_object_that_says_nonsense_hides_nothing(world: World, tmp_path
     packs = []
     for name in reader.names(root, "data"):
         pack = reader.table_of(reader.Repository(root, secrets), name)
-        pack.places = pack.places[8:] + pack.places[:8]
+        pack.ids = pack.ids[24:] + pack.ids[:24]
         packs.append(list(vars(pack).values()))
     store(root, "index", share(secrets, b"index", [packs, supersedes]))
     assert_equal(whole(root, world.key_file), world.before)
@@ -587,7 +587,7 @@ def with_chacha(repository: reader.Repository, pack: Record) -> bytes:
         block = ChaCha20Poly1305(key).encrypt(number.to_bytes(12, "big"), payload, extra)
         blocks += struct.pack(">IIIB", len(data), len(block), len(raw), number % 2)
         data += block
-    record = [b"", 0, pack.kind, 1, epoch, b"", blocks, pack.ids, pack.places]
+    record = [b"", 0, pack.kind, 1, epoch, b"", blocks, pack.ids, pack.lengths]
     table = share(repository.secrets, b"pack contents " + blake3(sealed).digest(), record)
     return data + table + struct.pack(">I", len(table)) + b"HFend\x00\x00\x01"
 

@@ -31,7 +31,6 @@ from holdfast.repository.format import (
     PACK_END,
     PACK_TRAILER,
     Entry,
-    place,
 )
 from holdfast.repository.index import load_index, put_index_object
 from holdfast.repository.packs import BUFFER_SIZE, Block, PackBuilder, pack_name, read_contents
@@ -43,10 +42,8 @@ from holdfast.repository.writer import TREE
 from tests.repository.making import (
     a_snapshot,
     memory,
-    names,
     new_repository,
     read_back,
-    some_bytes,
     store,
     what_is_left,
 )
@@ -111,7 +108,8 @@ def forge(
         tree.add(b"", [Entry(b"file", "f", 0o600, 0, 0, 0, 0, 0, len(TRUE), chunk)])
         bad = session.commit(a_snapshot(repo, tree.finish(), name=b"/forged"))
     builder = PackBuilder(repo.secrets, KIND_DATA, cipher, mmap.mmap(-1, BUFFER_SIZE))
-    builder.add(Block(KIND_DATA, len(TRUE) if raw is None else raw, [chunk], [len(TRUE)]), codec, payload)
+    length = len(TRUE) if raw is None else raw
+    builder.add(Block(KIND_DATA, length, [chunk], [length]), codec, payload)
     lie(builder)
     record, parts = builder.finish()
     data = change(b"".join(parts))
@@ -122,11 +120,13 @@ def forge(
     return Forged(repo, good, bad, chunk, pack_name(record))
 
 
-def at(where: int) -> Lie:
-    """The table says that the chunk is elsewhere."""
+def cut(*lengths: int) -> Lie:
+    """The table says that there are so many chunks of such lengths; the second is the forged one, if there is one."""
 
     def lie(builder: PackBuilder) -> None:
-        builder.places[:8] = where.to_bytes(8, "big")
+        (chunk,) = builder.ids
+        builder.lengths = list(lengths)
+        builder.ids = [b"\x77" * ID_SIZE, chunk, b"\x78" * ID_SIZE][: len(lengths)] if len(lengths) > 1 else [chunk]
 
     return lie
 
@@ -155,7 +155,6 @@ WITHOUT_SIZE = zstandard.ZstdCompressor(write_content_size=False).compress(TRUE)
 TOO_LARGE = a_frame(bytes(BLOCK_MAX + 1))
 LIES: dict[str, Callable[[bool], Forged]] = {
     "a bomb": lambda i: forge(TOO_LARGE, codec=CODEC_ZSTD, indexed=i),
-    "a bomb that says so": lambda i: forge(TOO_LARGE, codec=CODEC_ZSTD, raw=BLOCK_MAX + 1, indexed=i),
     "a bomb of the largest size a block may say": lambda i: forge(
         TOO_LARGE, codec=CODEC_ZSTD, raw=BLOCK_MAX, indexed=i
     ),
@@ -167,18 +166,13 @@ LIES: dict[str, Callable[[bool], Forged]] = {
     "raw bytes of another size": lambda i: forge(TRUE[:-1], indexed=i),
     "an unknown codec": lambda i: forge(codec=7, indexed=i),
     "other content": lambda i: forge(TRUE[::-1], indexed=i),
-    "a chunk behind the block's end": lambda i: forge(lie=at(place(0, 1, len(TRUE))), indexed=i),
-    "a chunk far outside": lambda i: forge(lie=at(place(0, 0xFFFFFF, 0xFFFFFF)), indexed=i),
-    "a chunk in a block that is not there": lambda i: forge(lie=at(place(1, 0, len(TRUE))), indexed=i),
-    "a chunk in the last block there can be": lambda i: forge(lie=at(place(0xFFFF, 0, len(TRUE))), indexed=i),
-    "a shorter chunk": lambda i: forge(lie=at(place(0, 0, len(TRUE) - 1)), indexed=i),
-    "a chunk of no length": lambda i: forge(lie=at(place(0, 0, 0)), indexed=i),
+    "a chunk that begins later": lambda i: forge(lie=cut(1, len(TRUE) - 1), indexed=i),
+    "a chunk that ends sooner": lambda i: forge(lie=cut(1, len(TRUE) - 2, 1), indexed=i),
     "a block outside the pack": lambda i: forge(lie=block(offset=0xFFFFFFFF), indexed=i),
     "a block at another place": lambda i: forge(lie=block(offset=17), indexed=i),
     "a block longer than the pack": lambda i: forge(lie=block(stored=BLOCK_MAX + 16), indexed=i),
     "a block of no length": lambda i: forge(lie=block(stored=0), indexed=i),
-    "a block that says another raw size": lambda i: forge(lie=block(raw=len(TRUE) + 1), indexed=i),
-    "a block that says an impossible raw size": lambda i: forge(lie=block(raw=0xFFFFFFFF), indexed=i),
+    "a block that says another raw size": lambda i: forge(raw=len(TRUE) + 1, indexed=i),
     "a block that says another codec": lambda i: forge(lie=block(codec=CODEC_ZSTD), indexed=i),
 }
 
@@ -194,8 +188,7 @@ def test_a_lie_is_damage_that_is_found_and_repaired(lie: str, indexed: bool) -> 
 @pytest.mark.parametrize(
     "lie",
     [
-        lambda b: b.places.extend(bytes(8)),
-        lambda b: b.places.extend(b"x"),
+        lambda b: b.lengths.append(5),
         lambda b: b.ids.append(b"x" * (ID_SIZE - 1)),
         lambda b: b.ids.append(b"x" * ID_SIZE),
         lambda b: b.blocks.extend(b"x"),
@@ -205,6 +198,29 @@ def test_a_table_with_ragged_columns_is_not_used(lie: Lie) -> None:
     forged = forge(lie=lie, indexed=False)
     loaded = load_index(forged.repo.storage, forged.repo.secrets)
     assert list(loaded.unreadable) == [forged.pack] and "ragged" in loaded.unreadable[forged.pack]
+    forged.demand_found_and_harmless()
+
+
+NOT_FILLED: dict[str, Callable[[bool], Forged]] = {
+    "a chunk behind the block's end": lambda i: forge(lie=cut(len(TRUE) + 1), indexed=i),
+    "a chunk in no block": lambda i: forge(lie=cut(len(TRUE), 1), indexed=i),
+    "a chunk far outside": lambda i: forge(lie=cut(0xFFFFFFFF), indexed=i),
+    "a shorter chunk": lambda i: forge(lie=cut(len(TRUE) - 1), indexed=i),
+    "a chunk of no length": lambda i: forge(lie=cut(0), indexed=i),
+    "a chunk of no length behind another one": lambda i: forge(lie=cut(0, len(TRUE)), indexed=i),
+    "a bomb that says so": lambda i: forge(TOO_LARGE, codec=CODEC_ZSTD, raw=BLOCK_MAX + 1, indexed=i),
+    "a block that says an impossible raw size": lambda i: forge(lie=block(raw=0xFFFFFFFF), indexed=i),
+    "a block of nothing": lambda i: forge(lie=lambda b: b.blocks.extend(bytes(BLOCK.size)), indexed=i),
+}
+
+
+@pytest.mark.parametrize("indexed", [True, False], ids=["in the index", "in its own table"])
+@pytest.mark.parametrize("lie", NOT_FILLED)
+def test_a_table_whose_chunks_do_not_fill_the_blocks_is_not_used(lie: str, indexed: bool) -> None:
+    forged = NOT_FILLED[lie](indexed)
+    loaded = load_index(forged.repo.storage, forged.repo.secrets)
+    assert list(loaded.unreadable) == [forged.pack] and "fill" in loaded.unreadable[forged.pack]
+    assert len(loaded.damaged) == indexed
     forged.demand_found_and_harmless()
 
 
@@ -245,7 +261,6 @@ def test_a_cipher_of_the_future_is_said_to_be_one() -> None:
     "change",
     [
         {"size": 10**6}, {"sealed": b""}, {"sealed": b"x" * 1168}, {"epoch": 9}, {"epoch": -1}, {"cipher": 1},
-        {"blocks": b""}, {"blocks": bytes(13)}, {"blocks": b"\xff" * 13}, {"places": b"\xff" * 8},
     ],
 )  # fmt: skip
 def test_an_index_that_points_elsewhere_is_found_out(change: dict[str, object]) -> None:
@@ -259,6 +274,21 @@ def test_an_index_that_points_elsewhere_is_found_out(change: dict[str, object]) 
     assert check(forged.repo, read_data=1).good
 
 
+@pytest.mark.parametrize(
+    "change", [{"blocks": b""}, {"blocks": bytes(13)}, {"blocks": b"\xff" * 13}, {"lengths": b"\xff" * 4}]
+)
+def test_an_index_whose_chunks_do_not_fill_the_blocks_hides_nothing(change: dict[str, object]) -> None:
+    """It is not used; the pack's own table takes its place."""
+    forged = forge(indexed=False)
+    (record,) = load_index(forged.repo.storage, forged.repo.secrets, contents=True).adopted
+    put_index_object(forged.repo.storage, forged.repo.secrets, [msgspec.structs.replace(record, **change)])
+    assert read_back(forged.repo, forged.bad) == {b"file": TRUE}
+    report = check(forged.repo, read_data=1)
+    assert any("index/" in finding.object for finding in report.findings) and not report.affected
+    repair_index(forged.repo, dry_run=False)
+    assert check(forged.repo, read_data=1).good
+
+
 def test_a_wrong_pack_does_not_hide_the_right_one() -> None:
     """Of a chunk that two packs claim to hold, repair keeps the one that really does."""
     forged = forge(TRUE[::-1])
@@ -268,21 +298,6 @@ def test_a_wrong_pack_does_not_hide_the_right_one() -> None:
         session.writer.flush()
     forged.demand_repaired()
     assert read_back(forged.repo, forged.bad) == {b"file": TRUE}
-
-
-def test_a_block_with_a_gap_is_rewritten_by_prune_with_care() -> None:
-    """Junk before the chunk, of which the table tells: taken over as it stands, the places would be true no more."""
-    forged = forge(b"junk" + TRUE, raw=len(TRUE) + 4, lie=at(place(0, 4, len(TRUE))))
-    assert read_back(forged.repo, forged.bad) == {b"file": TRUE}
-    with forged.repo.writing() as session:
-        session.writer.add(TREE, some_bytes("dead", 4000))
-        session.writer.flush()
-    for number in range(40):  # so many that they are merged
-        store(forged.repo, {b"more": b"%d" % number})
-    assert prune(forged.repo, Request(now=True)).rewritten_packs > 30
-    assert forged.pack not in names(forged.repo.storage, "data")
-    assert read_back(forged.repo, forged.bad) == {b"file": TRUE}
-    assert check(forged.repo, read_data=1).good
 
 
 def test_damage_in_a_pack_that_is_rewritten_stops_prune_before_anything_goes() -> None:

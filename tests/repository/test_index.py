@@ -14,7 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from holdfast.errors import ObjectMissing, StorageUnavailable
 from holdfast.repository import prune
-from holdfast.repository.format import ID_SIZE, PackRecord, place
+from holdfast.repository.format import BLOCK, ID_SIZE, PackRecord
 from holdfast.repository.index import (
     PENDING,
     PURPOSE,
@@ -36,14 +36,27 @@ def an_id(number: int) -> bytes:
     return hashlib.sha256(b"%d" % number).digest()[:ID_SIZE]
 
 
-def a_record(name: int, chunks: dict[int, tuple[int, int, int]]) -> PackRecord:
+def a_record(name: int, chunks: Chunks) -> PackRecord:
     ids = b"".join(an_id(n) for n in chunks)
-    places = b"".join(place(*where).to_bytes(8, "big") for where in chunks.values())
-    return PackRecord(hashlib.sha256(b"pack %d" % name).digest(), 1000, 0, 0, 1, b"sealed", b"", ids, places)
+    lengths = b"".join(length.to_bytes(4, "big") for length, _ in chunks.values())
+    raws: dict[int, int] = {}
+    for block, offset, length in laid_out(chunks).values():
+        raws[block] = offset + length
+    blocks = b"".join(BLOCK.pack(0, 0, raw, 0) for raw in raws.values())
+    return PackRecord(hashlib.sha256(b"pack %d" % name).digest(), 1000, 0, 0, 1, b"sealed", blocks, ids, lengths)
 
 
-PLACES = st.tuples(st.integers(0, 0xFFFF), st.integers(0, 0xFFFFFF), st.integers(0, 0xFFFFFF))
-CHUNKS = st.dictionaries(st.integers(0, 30), PLACES, max_size=12)
+def laid_out(chunks: Chunks) -> dict[int, tuple[int, int, int]]:
+    """Block, offset and length of each chunk: end to end, a block ends where a chunk says so."""
+    found, block, offset = {}, 0, 0
+    for number, (length, last) in chunks.items():
+        found[number] = block, offset, length
+        block, offset = (block + 1, 0) if last else (block, offset + length)
+    return found
+
+
+Chunks = dict[int, tuple[int, bool]]  # by number: the length, and whether a block ends behind it
+CHUNKS = st.dictionaries(st.integers(0, 30), st.tuples(st.integers(1, 1 << 20), st.booleans()), max_size=12)
 
 
 class IndexBesideADictionary(RuleBasedStateMachine):
@@ -58,12 +71,12 @@ class IndexBesideADictionary(RuleBasedStateMachine):
         self.ordinals: dict[int, int] = {}
 
     @rule(chunks=CHUNKS, weak=st.booleans())
-    def add(self, chunks: dict[int, tuple[int, int, int]], weak: bool) -> None:
+    def add(self, chunks: Chunks, weak: bool) -> None:
         """A chunk is found in the pack added last, in a weak one only when it is nowhere else."""
         number = len(self.records)
         self.records.append(a_record(number, chunks))
         assert self.index.add_pack(self.records[number], weak=weak) == number
-        for chunk, where in chunks.items():
+        for chunk, where in laid_out(chunks).items():
             if not weak or chunk not in self.chunks:
                 self.chunks[chunk] = Location(number, *where)
 
@@ -116,16 +129,16 @@ test_the_index_answers_as_a_dictionary_does = IndexBesideADictionary.TestCase
 
 
 @given(CHUNKS)
-def test_a_record_tells_its_chunks_as_they_are(chunks: dict[int, tuple[int, int, int]]) -> None:
+def test_a_record_tells_its_chunks_as_they_are(chunks: Chunks) -> None:
     found = list(chunks_of(a_record(1, chunks)))
-    assert found == [(an_id(n), Location(0, *where)) for n, where in chunks.items()]
+    assert found == [(an_id(n), Location(0, *where)) for n, where in laid_out(chunks).items()]
 
 
 def test_ordinals_stay_while_the_index_grows() -> None:
     index = Index()
-    index.add_pack(a_record(0, dict.fromkeys(range(100), (0, 0, 1))))
+    index.add_pack(a_record(0, dict.fromkeys(range(100), (1, False))))
     before = [index.ordinal(an_id(n)) for n in range(100)]
-    index.add_pack(a_record(1, dict.fromkeys(range(50, 6000), (0, 0, 1))))
+    index.add_pack(a_record(1, dict.fromkeys(range(50, 6000), (1, False))))
     assert [index.ordinal(an_id(n)) for n in range(100)] == before
     assert sorted(index.ordinal(i) or 0 for i in index.ids()) == list(range(6000))
 
@@ -256,7 +269,7 @@ def test_an_index_that_never_comes_to_rest_is_said_to_be_so() -> None:
 
 
 @pytest.mark.parametrize(
-    "change", [{"ids": b"x" * 25}, {"places": b"x" * 7}, {"places": b"x" * 16}, {"blocks": b"x" * 14}]
+    "change", [{"ids": b"x" * 25}, {"lengths": b"x" * 7}, {"lengths": b"x" * 8}, {"blocks": b"x" * 14}]
 )
 def test_a_record_with_ragged_columns_is_damage_and_left_out(change: dict[str, bytes]) -> None:
     repo, _ = three_snapshots()
@@ -287,7 +300,7 @@ def test_an_index_object_of_the_future_may_hold_more_columns() -> None:
 
 _MEASURE = """
 import random, sys
-from holdfast.repository.format import ID_SIZE, PackRecord
+from holdfast.repository.format import BLOCK, ID_SIZE, PackRecord
 from holdfast.repository.index import Index
 
 def held():
@@ -299,8 +312,9 @@ for warm_up in range(2):
     before = held()
     index = Index(contents=False)
     for number in range(packs if warm_up else 1):
-        index.add_pack(PackRecord(number.to_bytes(32, "big"), 1, 0, 0, 1, bytes(1152), bytes(13 * 16),
-                                  dice.randbytes(ID_SIZE * per), dice.randbytes(8 * per)))
+        ids, lengths = dice.randbytes(ID_SIZE * per), (4096).to_bytes(4, "big") * per
+        blocks = BLOCK.pack(0, 0, per * 256, 0) * 16
+        index.add_pack(PackRecord(number.to_bytes(32, "big"), 1, 0, 0, 1, bytes(1152), blocks, ids, lengths))
 print((held() - before) / len(index))
 """
 

@@ -54,7 +54,8 @@ LAPSE = (LEASE_LIFE_S + 60) * SECOND
 @pytest.fixture(autouse=True)
 def one_thread_packs(monkeypatch: pytest.MonkeyPatch) -> None:
     """So that the calls of one backup come one after the other."""
-    monkeypatch.setattr(writer, "worker_count", lambda: 0)
+    monkeypatch.setattr(writer, "worker_count", lambda: 1)
+    monkeypatch.setattr(writer, "STORING", 1)
 
 
 @pytest.fixture(scope="module")

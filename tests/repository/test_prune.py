@@ -230,7 +230,7 @@ def test_blocks_that_are_needed_as_a_whole_are_copied_as_they_are(monkeypatch: p
         needed = {b"needed": some_bytes("needed", 5000) + bytes(9000)}
         root = write_tree(session, needed)
         for stream in list(session.writer._open):
-            session.writer._submit(stream, session.writer._open[stream])  # close the blocks, not the pack
+            session.writer._close_block(stream, session.writer._open[stream])  # close the blocks, not the pack
         session.writer.add(SMALL, some_bytes("dead", 90_000))
         kept.trees[session.commit(a_snapshot(kept.repo, root))] = needed
     payloads = payloads_of(kept.repo)

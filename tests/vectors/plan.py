@@ -353,14 +353,17 @@ def well_sealed(f: Faults) -> None:
     def patched(data: bytes, at: int, new: str) -> Json:
         return hexed(data[:at] + bytes.fromhex(new) + data[at + len(new) // 2 :])
 
-    says("a block of 4 GiB", 6, patched(record.blocks, 8, "ffffffff"), first)
-    says("a block of 7 MiB", 6, patched(record.blocks, 8, "00700000"), first)
+    longer = f"{(record.blocks[11] + 1) % 256:02x}"
+    exchanged = record.lengths[4:8] + record.lengths[:4]
+    says("a block of 4 GiB", 6, patched(record.blocks, 8, "ffffffff"), (), "resealed")
+    says("a block that is a byte longer", 6, patched(record.blocks, 11, longer), (), "resealed")
     says("a block beyond the pack", 6, patched(record.blocks, 0, "ffffff00"), first)
     says("a stored length of 4 GiB", 6, patched(record.blocks, 4, "ffffffff"), first)
     says("an unknown codec", 6, patched(record.blocks, 12, "07"), first)
-    says("a chunk beyond its block", 8, patched(record.places, 5, "ffffff"), chunks[:1])
-    says("a chunk at another offset", 8, patched(record.places, 2, "000001"), chunks[:1])
-    says("a block that the pack has not", 8, patched(record.places, 0, "ffff"), chunks[:1])
+    says("a chunk beyond its block", 8, patched(record.lengths, 0, "ffffffff"), (), "resealed")
+    says("a chunk of no length", 8, patched(record.lengths, 0, "00000000"), (), "resealed")
+    says("a chunk too many", 8, hexed(record.lengths + bytes(4)), (), "resealed")
+    says("two lengths exchanged", 8, patched(record.lengths, 0, exchanged.hex()), chunks[:2])
     says("two ids exchanged", 7, patched(record.ids, 0, (chunks[1] + chunks[0]).hex()), chunks[:2])
     says("another size", 1, record.size + 1, everything)
     says("another cipher", 3, CIPHER_AES, everything)

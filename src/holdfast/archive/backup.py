@@ -196,8 +196,8 @@ class _Pass:
             raise UsageError(f"{os.fsdecode(base)} cannot be opened: {explain(e)}.") from None
         try:
             own = _identity(self.session.repository.storage.place)
-            scanner = Scanner(base_fd, targets, self.request.excludes, self._trouble, own)
             parents = _FolderMerge(self.parent.runs())
+            scanner = Scanner(base_fd, targets, self.request.excludes, self._trouble, parents.entries_of, own)
             for folder in scanner.folders():
                 self._folder(folder, parents.entries_of(folder.path))
         finally:
@@ -226,9 +226,12 @@ class _Pass:
             totals.directories += 1
         for name, st in folder.entries:
             old = known.get(name)
-            kind = KIND_OF.get(stat.S_IFMT(st.st_mode))
-            if old is not None and self._same(old, st, kind):
-                entry: Entry | None = old
+            kind = "f" if st is None else KIND_OF.get(stat.S_IFMT(st.st_mode))
+            entry: Entry | None
+            if st is None:
+                entry = self._file(folder, name, None, old)
+            elif old is not None and self._same(old, st, kind):
+                entry = old
                 if old.links is not None:
                     old.links = st.st_dev, st.st_ino  # a device's number may be another one after each start
                 self._count_old(old)
@@ -290,7 +293,7 @@ class _Pass:
         else:
             totals.others += 1
 
-    def _file(self, folder: Folder, name: bytes, st: os.stat_result, old: Entry | None) -> Entry | None:
+    def _file(self, folder: Folder, name: bytes, st: os.stat_result | None, old: Entry | None) -> Entry | None:
         path = folder.path, name
         try:
             entry = self._files.read(folder.fd, path, st)
@@ -392,10 +395,17 @@ class _FolderMerge:
     def __init__(self, runs: Iterator[tuple[bytes, list[Entry]]]) -> None:
         self._runs = runs
         self._next = next(runs, None)
+        self._path: bytes | None = None
+        self._found: dict[bytes, Entry] = {}
 
     def entries_of(self, path: bytes) -> dict[bytes, Entry]:
-        """What the parent had in that folder, by name."""
-        wanted = sort_key(path, b"")[0]
+        """What the parent had in that folder, by name; the last folder may be asked for again."""
+        if path == self._path:
+            return self._found
+        self._path, self._found = path, self._read(sort_key(path, b"")[0])
+        return self._found
+
+    def _read(self, wanted: bytes) -> dict[bytes, Entry]:
         found: dict[bytes, Entry] = {}
         while self._next is not None:
             key = sort_key(self._next[0], b"")[0]

@@ -51,8 +51,11 @@ class FileReader:
         self._cutter = Cutter(chunker)
         self._uid = os.geteuid()
 
-    def read(self, folder: int, path: Key, listed: os.stat_result) -> Entry:
-        """Store the file ``path`` (directory, name), open folder ``folder``; its entry. OSError when it cannot be."""
+    def read(self, folder: int, path: Key, listed: os.stat_result | None) -> Entry:
+        """Store the file ``path`` (directory, name), open folder ``folder``; its entry. OSError when it cannot be.
+
+        ``listed``: its lstat, where it is known.
+        """
         name = path[1]
         fd = self._open(folder, name, listed)
         try:
@@ -69,13 +72,13 @@ class FileReader:
             name, "f", mode, st.st_uid, st.st_gid, *times, st.st_ino, got, content, depth, links=links, xattrs=xattrs
         )
 
-    def _open(self, folder: int, name: bytes, listed: os.stat_result) -> int:
+    def _open(self, folder: int, name: bytes, listed: os.stat_result | None) -> int:
         """Open for reading without moving its access time, where that is allowed."""
         try:
-            if self._uid in (0, listed.st_uid):
+            if listed is None or self._uid in (0, listed.st_uid):
                 try:
                     return os.open(name, _OPEN | os.O_NOATIME, dir_fd=folder)
-                except PermissionError:  # root of a container, and a file of somebody outside it
+                except PermissionError:  # a file of somebody else, also for root of a container
                     pass
             return os.open(name, _OPEN, dir_fd=folder)
         except OSError as e:

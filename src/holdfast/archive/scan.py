@@ -18,6 +18,8 @@ from holdfast.repository.pages import join
 
 Report = Callable[[bytes, OSError], None]
 Identity = tuple[int, int]  # device and inode
+Listed = tuple[bytes, os.stat_result | None]  # a name and its lstat; None: a regular file that was not looked at
+Known = Callable[[bytes], Collection[bytes]]  # of a folder's path: the names that have to be looked at
 TURNED = "it turned into something else while it was looked at"
 _OPEN = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_NONBLOCK
 
@@ -25,12 +27,12 @@ _OPEN = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_NONBLOCK
 @dataclass(frozen=True)
 class Folder:
     """One folder: its path relative to the base, open as ``fd`` until the next one is asked for, and its entries
-    (name, lstat) sorted by name, excluded ones left out.
+    sorted by name, excluded ones left out.
     """
 
     path: bytes
     fd: int
-    entries: list[tuple[bytes, os.stat_result]]
+    entries: list[Listed]
 
 
 def common_base(paths: list[bytes]) -> tuple[bytes, list[bytes]]:
@@ -60,7 +62,8 @@ def _leads_through_link(base: bytes, relative: bytes) -> bool:
 class Scanner:
     """Walks ``targets`` (relative paths) below the open folder ``base_fd``; trouble goes to ``report``.
 
-    The content of folders in ``skipped`` is left out, unless one of them is a target.
+    The content of folders in ``skipped`` is left out, unless one of them is a target. Regular files that are not
+    ``known`` will be opened anyway: they are not looked at here.
     """
 
     def __init__(
@@ -69,9 +72,11 @@ class Scanner:
         targets: list[bytes],
         excludes: Excludes,
         report: Report,
+        known: Known,
         skipped: Collection[Identity] = frozenset(),
     ) -> None:
-        self._base_fd, self._report, self._excludes, self._skipped = base_fd, report, excludes, skipped
+        self._base_fd, self._report, self._known = base_fd, report, known
+        self._excludes, self._skipped = excludes, skipped
         self._excluded = matcher(excludes.patterns)
         self._targets = frozenset(targets)
         self._devices = self._devices_of(targets) if excludes.one_file_system else None
@@ -95,7 +100,7 @@ class Scanner:
             below = [
                 inner
                 for name, st in entries
-                if stat.S_ISDIR(st.st_mode) and self._descend(inner := join(path, name), st)
+                if st is not None and stat.S_ISDIR(st.st_mode) and self._descend(inner := join(path, name), st)
             ]
             stack.extend(reversed(below))
 
@@ -118,28 +123,32 @@ class Scanner:
             os.close(fd)
         return found
 
-    def _entries(self, path: bytes, fd: int) -> list[tuple[bytes, os.stat_result]]:
+    def _entries(self, path: bytes, fd: int) -> list[Listed]:
         wanted = self._partial.get(path) if self._partial else None
         if wanted is not None:
             return self._named(path, fd, sorted(wanted))
         if self._excludes.caches and path and is_cache_folder(fd):
             return self._named(path, fd, [b"CACHEDIR.TAG"])
-        found: list[tuple[bytes, os.stat_result]] = []
-        fsencode = os.fsencode
+        found: list[Listed] = []
+        known, look_at_all = self._known(path), self._excludes.larger_than is not None
         try:
             with os.scandir(fd) as listing:
                 for item in listing:
+                    name = item.name.encode("utf-8", "surrogateescape")
+                    if not look_at_all and name not in known and item.is_file(follow_symlinks=False):
+                        found.append((name, None))
+                        continue
                     try:
-                        found.append((fsencode(item.name), item.stat(follow_symlinks=False)))
+                        found.append((name, item.stat(follow_symlinks=False)))
                     except OSError as e:
-                        self._report(join(path, fsencode(item.name)), e)
+                        self._report(join(path, name), e)
         except OSError as e:
             self._report(path, e)
         found.sort(key=_name)
         return self._kept(path, found) if self._excluded or self._excludes.larger_than is not None else found
 
-    def _named(self, path: bytes, fd: int, names: list[bytes]) -> list[tuple[bytes, os.stat_result]]:
-        found = []
+    def _named(self, path: bytes, fd: int, names: list[bytes]) -> list[Listed]:
+        found: list[Listed] = []
         for name in names:
             try:
                 found.append((name, os.stat(name, dir_fd=fd, follow_symlinks=False)))
@@ -147,17 +156,17 @@ class Scanner:
                 self._report(join(path, name), e)
         return found
 
-    def _kept(self, path: bytes, found: list[tuple[bytes, os.stat_result]]) -> list[tuple[bytes, os.stat_result]]:
+    def _kept(self, path: bytes, found: list[Listed]) -> list[Listed]:
         most, excluded = self._excludes.larger_than, self._excluded
         return [
             (name, st)
             for name, st in found
-            if not (most is not None and stat.S_ISREG(st.st_mode) and st.st_size > most)
-            and not (excluded and excluded(join(path, name), stat.S_ISDIR(st.st_mode)))
+            if not (st is not None and most is not None and stat.S_ISREG(st.st_mode) and st.st_size > most)
+            and not (excluded and excluded(join(path, name), st is not None and stat.S_ISDIR(st.st_mode)))
         ]
 
 
-def _name(item: tuple[bytes, os.stat_result]) -> bytes:
+def _name(item: Listed) -> bytes:
     return item[0]
 
 

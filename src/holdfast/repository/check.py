@@ -194,7 +194,12 @@ class _Check:
         except HoldfastError as e:
             self._find(name, str(e))
             return
-        if (own.ids, own.places, own.blocks, own.sealed) != (record.ids, record.places, record.blocks, record.sealed):
+        if (own.ids, own.lengths, own.blocks, own.sealed) != (
+            record.ids,
+            record.lengths,
+            record.blocks,
+            record.sealed,
+        ):
             self._find(name, f"The pack {name} and the index do not agree on what is in it.")
 
     def _damaged_pack(self, record: PackRecord, text: str, chunks: list[bytes]) -> None:

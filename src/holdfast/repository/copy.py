@@ -22,7 +22,6 @@ from holdfast.repository.contents import ContentList, hole_length, items_of
 from holdfast.repository.format import ID_SIZE, KIND_DATA, Entry, Snapshot, Totals
 from holdfast.repository.index import PENDING, Index
 from holdfast.repository.pages import Tree, TreeWriter
-from holdfast.repository.prune import fills
 from holdfast.repository.reader import ChunkReader
 from holdfast.repository.repository import Repository, Session
 from holdfast.repository.snapshots import Stored
@@ -160,7 +159,7 @@ class _Copier:
         parts = {i: reader.cut(i, where, raw) for i, where in chunks if i in wanted}
         ids = {i: writer.chunk_id(part) for i, part in parts.items()}
         new, lengths = [ids[i] for i, _ in chunks if i in ids], [where.length for _, where in chunks]
-        whole = len(new) == len(chunks) and fills([(where.offset, where.length) for _, where in chunks], len(raw))
+        whole = len(new) == len(chunks)
         if whole and not any(i in index for i in new) and len(set(new)) == len(new):
             writer.add_block(KIND_DATA, codec, payload, len(raw), new, lengths)
         else:

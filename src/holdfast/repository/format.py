@@ -20,7 +20,7 @@ NO_SENSE: Final = (
 # -- sizes ---------------------------------------------------------------------------------------------------------
 CHUNK_MAX: Final = 4 << 20
 SMALL_MAX: Final = 1 << 20  # content up to this size is one chunk
-BLOCK_MAX: Final = 7 << 20  # raw bytes; readers refuse larger ones: no decompression bombs
+BLOCK_MAX: Final = 15 << 20  # raw bytes; readers refuse larger ones: no decompression bombs
 PACK_TARGET: Final = 32 << 20
 PACK_MAX: Final = 64 << 20
 ID_SIZE: Final = 24  # BLAKE3 cut to 192 bits: 2^96 work for a collision, and only with the key
@@ -34,7 +34,7 @@ PACK_END: Final = b"HFend\x00\x00\x01"
 PACK_HEADER: Final = Layout(">8sBBHI")  # magic, kind, cipher, length of the sealed secret, epoch
 PACK_TRAILER: Final = Layout(">I8s")  # length of the sealed table of contents, end magic
 BLOCK: Final = Layout(">IIIB")  # offset in the pack, stored length, raw length, codec
-PLACE: Final = Layout(">Q")  # block number (16 bits), offset in the block (24), length (24)
+LENGTH_SIZE: Final = 4  # of a chunk's length, an unsigned integer
 
 KIND_DATA: Final = 0
 KIND_TREE: Final = 1
@@ -46,11 +46,6 @@ CIPHER_CHACHA: Final = 1
 # -- envelopes -----------------------------------------------------------------------------------------------------
 SHARED_MAGIC: Final = b"HFshare\x01"
 SEALED_MAGIC: Final = b"HFseal\x00\x01"
-
-
-def place(block: int, offset: int, length: int) -> int:
-    """A chunk's place in its pack as one 64-bit number."""
-    return block << 48 | offset << 24 | length
 
 
 class Chunker(msgspec.Struct, frozen=True):
@@ -128,7 +123,8 @@ class PackRecord(msgspec.Struct, array_like=True):
     """A pack as the index and its own table of contents describe it.
 
     ``name``: 32 bytes, empty in a table of contents; ``size`` likewise 0. ``sealed``: the pack's secret as its header
-    has it. ``blocks``: BLOCK after BLOCK; ``ids``: chunk ids, ID_SIZE each; ``places``: as many PLACEs.
+    has it. ``blocks``: BLOCK after BLOCK. ``ids``: chunk ids, ID_SIZE each; ``lengths``: LENGTH_SIZE bytes for each of
+    the same chunks. Chunks stand end to end, in this order, and fill the blocks.
     """
 
     name: bytes
@@ -139,7 +135,7 @@ class PackRecord(msgspec.Struct, array_like=True):
     sealed: bytes
     blocks: bytes
     ids: bytes
-    places: bytes
+    lengths: bytes
 
 
 class IndexFile(msgspec.Struct, array_like=True):

@@ -18,13 +18,13 @@ from borghash import HashTable
 
 from holdfast.errors import Damaged, ObjectMissing, StorageError, StorageUnavailable
 from holdfast.repository.crypto import Secrets, object_digest
-from holdfast.repository.format import ID_SIZE, NO_SENSE, PLACE, IndexFile, PackRecord
-from holdfast.repository.packs import check_record, read_contents
+from holdfast.repository.format import ID_SIZE, NO_SENSE, IndexFile, PackRecord
+from holdfast.repository.packs import check_record, lengths_by_block, read_contents
 from holdfast.storage.base import Storage
 
 PURPOSE = b"index"
 PENDING = 0xFFFFFFFF  # the pack number of a chunk that is being written
-_VALUE = Struct(">IQ")
+_VALUE = Struct(">IQ")  # the pack's number; block number (16 bits), offset in the block (24), length (24)
 _TRIES = 5
 
 
@@ -83,9 +83,13 @@ class Index:
         number = self._numbers[record.name] = len(self.packs)
         self.packs.append(record if self._contents else _slim(record))
         put = self._table.setdefault if weak else self._table.__setitem__
-        head, ids, places, size = number.to_bytes(4, "big"), record.ids, record.places, ID_SIZE
-        for i in range(len(ids) // size):
-            put(ids[i * size : i * size + size], head + places[i * 8 : i * 8 + 8])
+        ids, pack_value, at = record.ids, _VALUE.pack, 0
+        for block, lengths in enumerate(lengths_by_block(record)):
+            where = block << 48
+            for length in lengths:
+                put(ids[at : at + ID_SIZE], pack_value(number, where | length))
+                where += length << 24
+                at += ID_SIZE
         return number
 
     def drop_packs(self, names: Collection[bytes]) -> None:
@@ -114,13 +118,14 @@ def _slim(r: PackRecord) -> PackRecord:
 
 
 def chunks_of(record: PackRecord) -> Iterator[tuple[bytes, Location]]:
-    """A pack's chunks with their places; ``pack`` is 0 in each."""
-    for i in range(len(record.ids) // ID_SIZE):
-        (where,) = PLACE.unpack_from(record.places, i * PLACE.size)
-        yield (
-            record.ids[i * ID_SIZE : (i + 1) * ID_SIZE],
-            Location(0, where >> 48, where >> 24 & 0xFFFFFF, where & 0xFFFFFF),
-        )
+    """A checked record's chunks with their places; ``pack`` is 0 in each."""
+    at = 0
+    for block, lengths in enumerate(lengths_by_block(record)):
+        offset = 0
+        for length in lengths:
+            yield record.ids[at : at + ID_SIZE], Location(0, block, offset, length)
+            offset += length
+            at += ID_SIZE
 
 
 def read_index_object(storage: Storage, secrets: Secrets, name: str) -> IndexFile:

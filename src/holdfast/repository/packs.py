@@ -7,7 +7,11 @@ number (the nonce) and to its codec and raw length (associated data), the table 
 from __future__ import annotations
 
 import mmap
+import struct
+from bisect import bisect_right
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import accumulate
 
 import blake3
 import msgspec
@@ -22,6 +26,7 @@ from holdfast.repository.format import (
     CODEC_RAW,
     CODEC_ZSTD,
     ID_SIZE,
+    LENGTH_SIZE,
     NO_SENSE,
     PACK_END,
     PACK_HEADER,
@@ -29,10 +34,8 @@ from holdfast.repository.format import (
     PACK_MAX,
     PACK_TARGET,
     PACK_TRAILER,
-    PLACE,
     TAG_SIZE,
     PackRecord,
-    place,
 )
 from holdfast.storage.base import Buffer, Storage
 
@@ -62,7 +65,7 @@ class PackBuilder:
     size: int = 0
     blocks: bytearray = field(default_factory=bytearray)
     ids: list[bytes] = field(default_factory=list)
-    places: bytearray = field(default_factory=bytearray)
+    lengths: list[int] = field(default_factory=list)
     number: int = 0
 
     def __post_init__(self) -> None:
@@ -74,7 +77,7 @@ class PackBuilder:
 
     def has_room(self, stored: int, chunks: int) -> bool:
         """Whether a block of that many bytes and chunks may still go into this pack, its table counted too."""
-        table = (len(self.ids) + chunks) * (ID_SIZE + PLACE.size) + (self.number + 1) * BLOCK.size
+        table = (len(self.ids) + chunks) * (ID_SIZE + LENGTH_SIZE) + (self.number + 1) * BLOCK.size
         return self.number == 0 or (self.size + stored + table <= PACK_TARGET and self.number < MOST_BLOCKS)
 
     def add(self, block: Block, codec: int, payload: Buffer) -> None:
@@ -85,19 +88,15 @@ class PackBuilder:
         with memoryview(self.buffer)[self.size : self.size + stored] as out:
             self._aead.encrypt_into(nonce, payload, extra, out)
         self.blocks += BLOCK.pack(self.size, stored, raw, codec)
-        offset = 0
-        for length in block.lengths:
-            self.places += PLACE.pack(place(self.number, offset, length))
-            offset += length
+        self.lengths += block.lengths
         self.ids += block.ids
         self.size += stored
         self.number += 1
 
     def finish(self) -> tuple[PackRecord, list[Buffer]]:
         """The record for the index (named, sized) and the parts to store."""
-        record = PackRecord(
-            b"", 0, self.kind, self.cipher, self._epoch, b"", bytes(self.blocks), b"".join(self.ids), bytes(self.places)
-        )
+        ids, lengths = b"".join(self.ids), struct.pack(f">{len(self.lengths)}I", *self.lengths)
+        record = PackRecord(b"", 0, self.kind, self.cipher, self._epoch, b"", bytes(self.blocks), ids, lengths)
         toc = self.secrets.share(toc_purpose(self._sealed), msgspec.msgpack.encode(record))
         tail = toc + PACK_TRAILER.pack(len(toc), PACK_END)
         parts: list[Buffer] = [memoryview(self.buffer)[: self.size], tail]
@@ -160,10 +159,35 @@ def check_record(record: PackRecord, thing: str) -> None:
     if (
         len(record.blocks) % BLOCK.size
         or len(record.ids) % ID_SIZE
-        or len(record.places) // PLACE.size != len(record.ids) // ID_SIZE
-        or len(record.places) % PLACE.size
+        or len(record.lengths) % LENGTH_SIZE
+        or len(record.lengths) // LENGTH_SIZE != len(record.ids) // ID_SIZE
     ):
         raise Damaged(f"{thing}: its table of contents has ragged columns.")
+    try:
+        for _ in lengths_by_block(record):
+            pass
+    except ValueError:
+        raise Damaged(f"{thing}: its table of contents has chunks that do not fill their blocks.") from None
+
+
+def lengths_by_block(record: PackRecord) -> Iterator[tuple[int, ...]]:
+    """The lengths of each block's chunks, block by block; ValueError when chunks are empty, do not fill a block, or are
+    left over, or a block is larger than a block may be.
+    """
+    lengths = struct.unpack(f">{len(record.lengths) // LENGTH_SIZE}I", record.lengths)
+    if 0 in lengths:
+        raise ValueError("an empty chunk")
+    ends = list(accumulate(lengths))
+    first = end = 0
+    for _, _, raw, _ in BLOCK.iter_unpack(record.blocks):
+        end += raw
+        behind = bisect_right(ends, end, first)
+        if raw > BLOCK_MAX or behind == first or ends[behind - 1] != end:
+            raise ValueError("chunks that do not fill a block")
+        yield lengths[first:behind]
+        first = behind
+    if first != len(lengths):
+        raise ValueError("chunks in no block")
 
 
 @dataclass(frozen=True)

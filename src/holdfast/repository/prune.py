@@ -263,7 +263,7 @@ def _copy_block(
     if any(hasher(memoryview(raw)[o : o + n]) != i for i, o, n, live in chunks if live):
         raise pack.damaged(block)
     lengths = [n for _, _, n, _ in chunks]
-    if all(live for *_, live in chunks) and fills([(o, n) for _, o, n, _ in chunks], len(raw)):
+    if all(live for *_, live in chunks):
         writer.add_block(kind, codec, payload, len(raw), [c[0] for c in chunks], lengths)
         return
     stream = TREE if kind == KIND_TREE else SMALL
@@ -271,16 +271,6 @@ def _copy_block(
         if live:
             writer.space(stream, length)[:length] = raw[offset : offset + length]
             writer.keep(stream, chunk_id, length)
-
-
-def fills(parts: list[tuple[int, int]], size: int) -> bool:
-    """Whether parts (offset, length) stand one after the other and fill a block: only then it can be taken as it is."""
-    at = 0
-    for offset, length in parts:
-        if offset != at:
-            return False
-        at += length
-    return at == size
 
 
 # -- sweeping ----------------------------------------------------------------------------------------------------------

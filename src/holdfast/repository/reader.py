@@ -15,7 +15,7 @@ from holdfast.repository.index import Index, Location, chunks_of
 from holdfast.repository.packs import BlockReader, pack_name
 from holdfast.storage.base import Storage
 
-BLOCK_CACHE = 24 << 20
+BLOCK_CACHE = 40 << 20
 
 
 class ChunkReader:
