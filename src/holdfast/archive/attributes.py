@@ -110,7 +110,7 @@ def explain(error: OSError) -> str:
 
 def storable_time(time_ns: int) -> int:
     """The nearest time an entry can hold: some file systems let anybody set the year 30,000,000,000."""
-    return max(TIME_LEAST, min(TIME_MOST, time_ns))
+    return time_ns if TIME_LEAST <= time_ns <= TIME_MOST else max(TIME_LEAST, min(TIME_MOST, time_ns))
 
 
 def path_at(folder: int, name: bytes) -> bytes:

@@ -75,21 +75,21 @@ class TreeWriter:
             return
         self._check_order(directory, entries)
         crc32, salt = zlib.crc32, zlib.crc32(directory, self._seed)
+        count, size, weight, start = self._count, self._bytes, self._weight, 0
         if not self._runs or self._runs[-1][0] != directory:
-            self._weight += len(directory)
-        start = 0
+            weight += len(directory)
         for i, entry in enumerate(entries, 1):
-            self._count += 1
-            self._bytes += entry.size
-            self._weight += len(entry.content) + len(entry.target)
+            count += 1
+            size += entry.size
+            weight += len(entry.content) + len(entry.target)
             if entry.xattrs:
-                self._weight += sum(len(n) + len(v) for n, v in entry.xattrs.items())
-            cut = self._count >= LEAST and crc32(entry.name, salt) & _MASK == 0
-            if cut or self._count >= MOST or self._weight >= HEAVY:
+                weight += sum(len(n) + len(v) for n, v in entry.xattrs.items())
+            if (count >= LEAST and crc32(entry.name, salt) & _MASK == 0) or count >= MOST or weight >= HEAVY:
+                self._count, self._bytes = count, size
                 self._keep_run(directory, entries[start:i])
                 self._close_leaf()
-                start = i
-                self._weight = len(directory) if start < len(entries) else 0
+                count, size, weight, start = 0, 0, len(directory) if i < len(entries) else 0, i
+        self._count, self._bytes, self._weight = count, size, weight
         if start < len(entries):
             self._keep_run(directory, entries[start:] if start else entries)
 

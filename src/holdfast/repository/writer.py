@@ -19,7 +19,7 @@ import queue
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import zstandard
 
@@ -49,7 +49,8 @@ def worker_count() -> int:
     return max(2, min(8, len(os.sched_getaffinity(0))))
 
 
-class Stream(NamedTuple):
+@dataclass(frozen=True, eq=False)  # compared as what it is: it is looked up for every file
+class Stream:
     """A kind of chunks that share blocks: the kind of their packs, the raw size at which a block is closed, and the
     least size, as a power of 2, of zstd's window and of its table of long matches (0: what the level says).
     """
