@@ -84,6 +84,13 @@ class Report:
         return "\n".join(parts) + "\n"
 
 
+def with_words_of(old: str, new: str) -> str:
+    """The new page with what people wrote at the end of the old one, from the heading FINDINGS on."""
+    at = old.find(f"\n{FINDINGS}\n")
+    return new if at < 0 else new + old[at:]
+
+
+FINDINGS = "## What bounds the rest"
 INTRODUCTION = """Written by `make bench` (`python -m bench.run --write`); bench/README.md says what is
 measured, and how. Every figure is the median of {runs} runs taken in turn (peak memory and others: the highest), of
 whole processes, with the corpus in the page cache and a fresh repository for each run. "x restic" is the wall time

@@ -23,7 +23,7 @@ from bench.corpora import FULL, QUICK, Corpora, need_space
 from bench.ground import Ground
 from bench.measure import Failed, Series, Usage
 from bench.peers import PEERS, Holdfast, Program, programs
-from bench.report import Report
+from bench.report import Report, with_words_of
 from bench.scenarios import SCENARIOS, SHARE_CHANGED, Scenario, Step
 from bench.session import Session, hold_against
 from bench.work import CHECKOUT, work_folder
@@ -197,7 +197,8 @@ def main() -> int:
         return 130
     if chosen.write:
         PAGE.parent.mkdir(exist_ok=True)
-        PAGE.write_text(report.markdown())
+        old = PAGE.read_text() if PAGE.exists() else ""
+        PAGE.write_text(with_words_of(old, report.markdown()))
     return 1 if report.failures else 0
 
 
