@@ -5,11 +5,13 @@ of whoever runs the tests is met: no settings, no default repository, no passwor
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
-from tests.support import components
+from holdfast.catalog.database import Database
+from tests.support import components, postgres
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -33,3 +35,32 @@ def a_home_of_its_own(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.
     home = tmp_path_factory.getbasetemp() / "home" / os.urandom(8).hex()  # made by whoever uses it
     for variable, folder in {"DATA": ".local/share", "CONFIG": ".config", "CACHE": ".cache"}.items():
         monkeypatch.setenv(f"XDG_{variable}_HOME", str(home / folder))
+
+
+@pytest.fixture(scope="session")
+def postgres_socket() -> Iterator[str]:
+    """The socket's folder of one PostgreSQL server for all tests of this process."""
+    programs = postgres.programs()
+    if programs is None:
+        components.missing("PostgreSQL is not installed (scripts/debian-packages.txt)")
+    with postgres.serving(programs) as socket:
+        yield socket
+
+
+@pytest.fixture(params=["SQLite", "PostgreSQL"])
+def catalog_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """An empty catalog, of each kind there is."""
+    if request.param == "SQLite":
+        yield f"sqlite:///{tmp_path}/catalog.db"
+        return
+    with postgres.fresh_database(request.getfixturevalue("postgres_socket")) as url:
+        yield url
+
+
+@pytest.fixture
+def database(catalog_url: str) -> Iterator[Database]:
+    """The same, open and up to date."""
+    found = Database(catalog_url)
+    found.migrate()
+    yield found
+    found.close()

@@ -11,16 +11,23 @@
     │   ├── StorageDenied             denied               1   403
     │   ├── StorageFull               full                 1   507
     │   └── StorageUnavailable        unavailable          1   503
-    └── RepositoryError               repository           1   500
-        ├── NoRepository              no-repository       10   404
-        ├── RepositoryExists          repository-exists    1   409
-        ├── UnknownVersion            unknown-version      1   501
-        ├── WrongKey                  wrong-key           12   403
-        ├── KeyCannotRead             key-cannot-read     12   403
-        ├── Busy                      busy                11   409
-        ├── Damaged                   damaged              1   500
-        ├── SnapshotMissing           no-snapshot          1   404
-        └── Incomplete                incomplete           3   500
+    ├── RepositoryError               repository           1   500
+    │   ├── NoRepository              no-repository       10   404
+    │   ├── RepositoryExists          repository-exists    1   409
+    │   ├── UnknownVersion            unknown-version      1   501
+    │   ├── WrongKey                  wrong-key           12   403
+    │   ├── KeyCannotRead             key-cannot-read     12   403
+    │   ├── Busy                      busy                11   409
+    │   ├── Damaged                   damaged              1   500
+    │   ├── SnapshotMissing           no-snapshot          1   404
+    │   └── Incomplete                incomplete           3   500
+    └── AccountError                  account              1   400
+        ├── NotLoggedIn               not-logged-in        1   401
+        ├── Forbidden                 forbidden            1   403
+        ├── NoAccount                 no-account           1   404
+        ├── AccountExists             account-exists       1   409
+        ├── TooManyAttempts           too-many-attempts    1   429
+        └── QuotaFull                 quota                1   507
 
 An error's text is one sentence that names the thing; its ``hint`` is one that says what to do. Neither holds a
 secret. ``code`` is stable: programs may depend on it.
@@ -169,3 +176,56 @@ class Incomplete(RepositoryError):
 
     code = "incomplete"
     exit_status = 3
+
+
+class AccountError(HoldfastError):
+    """Something is wrong with an account or with what was asked of it."""
+
+    code = "account"
+    http_status = 400
+
+
+class NotLoggedIn(AccountError):
+    """Nobody is logged in, or what was shown to prove it is wrong, has ended or was revoked."""
+
+    code = "not-logged-in"
+    http_status = 401
+
+
+class Forbidden(AccountError):
+    """Somebody is logged in who may not do this."""
+
+    code = "forbidden"
+    http_status = 403
+
+
+class NoAccount(AccountError):
+    """No account, or nothing of this account, answers to that name."""
+
+    code = "no-account"
+    http_status = 404
+
+
+class AccountExists(AccountError):
+    """The name is taken."""
+
+    code = "account-exists"
+    http_status = 409
+
+
+class TooManyAttempts(AccountError):
+    """Too many log-ins failed; ``retry_after`` says after how many seconds the next one is heard."""
+
+    code = "too-many-attempts"
+    http_status = 429
+
+    def __init__(self, sentence: str, hint: str = "", *, retry_after: int = 60) -> None:
+        super().__init__(sentence, hint)
+        self.retry_after = retry_after
+
+
+class QuotaFull(AccountError):
+    """The account may not store so much."""
+
+    code = "quota"
+    http_status = 507

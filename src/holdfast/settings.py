@@ -11,6 +11,14 @@ A file looks like this; every key is optional, an unknown one is an error that n
 
     [profile.offsite]
     repository = "/mnt/nas/backup"
+
+    [server]
+    host = "0.0.0.0"
+    port = 8000
+    data = "/srv/holdfast"
+    database = "postgresql://holdfast@db/holdfast"
+
+What stands under ``[server]`` can also be given as ``HOLDFAST_SERVER__HOST`` and so on.
 """
 
 from __future__ import annotations
@@ -38,8 +46,22 @@ class Profile(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     exclude: tuple[str, ...] = ()
 
 
+class ServerSettings(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """The ``[server]`` table. ``data``: the folder of everything the server keeps, empty for the one in the user's data
+    folder; ``database``: the catalog's URL, empty for SQLite in that folder; ``url``: how clients reach the server.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 8000
+    data: str = ""
+    database: str = ""
+    url: str = ""
+    most_bytes: int = 1 << 40  # of one file
+
+
 class _File(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     profile: dict[str, Profile] = {}
+    server: ServerSettings = ServerSettings()
 
 
 class Settings(msgspec.Struct, frozen=True):
@@ -57,6 +79,7 @@ class Settings(msgspec.Struct, frozen=True):
     data_folder: Path
     config_folder: Path
     cache_folder: Path
+    config_file: str = ""  # the settings file that was named, if one was
 
     @property
     def default_repository(self) -> Path:
@@ -76,8 +99,7 @@ def load(options: Mapping[str, str], environment: Mapping[str, str] | None = Non
     ``password_command``, ``key_file``), the environment, and the file. UsageError names what is wrong.
     """
     env = os.environ if environment is None else environment
-    home = Path(env.get("HOME") or os.path.expanduser("~"))
-    config_folder = Path(env.get("XDG_CONFIG_HOME") or home / ".config") / NAME
+    home, config_folder = _home(env), _config_folder(env)
     path = options.get("config") or env.get("HOLDFAST_CONFIG") or ""
     profile = _profile(Path(path) if path else config_folder / "holdfast.toml", bool(path), options, env)
 
@@ -102,36 +124,82 @@ def load(options: Mapping[str, str], environment: Mapping[str, str] | None = Non
         time_zone=env.get("TZ") or "",
         level=profile.level,
         exclude=profile.exclude,
-        data_folder=Path(env.get("XDG_DATA_HOME") or home / ".local" / "share") / NAME,
+        data_folder=_data_folder(env),
         config_folder=config_folder,
         cache_folder=Path(env.get("HOLDFAST_CACHE_DIR") or Path(env.get("XDG_CACHE_HOME") or home / ".cache") / NAME),
+        config_file=path,
     )
+
+
+def load_server(options: Mapping[str, object], environment: Mapping[str, str] | None = None) -> ServerSettings:
+    """The server's settings: options (by the names of the fields; None: not given) win over the environment, that over
+    the file.
+    """
+    env = os.environ if environment is None else environment
+    given = {k: v for k, v in options.items() if v is not None and k in ServerSettings.__struct_fields__}
+    path = str(options.get("config") or "") or env.get("HOLDFAST_CONFIG") or ""
+    content = _read(Path(path) if path else _config_folder(env) / "holdfast.toml", bool(path)) or _File()
+    table = msgspec.structs.asdict(content.server)
+    for name in table:
+        if (value := env.get(f"HOLDFAST_SERVER__{name.upper()}")) is not None:
+            table[name] = value
+    try:
+        found = msgspec.convert(table | given, ServerSettings, strict=False)
+    except msgspec.ValidationError as e:
+        raise UsageError(f"The server's settings: {e}.") from None
+    folder = Path(found.data).expanduser() if found.data else _data_folder(env) / "server"
+    return msgspec.structs.replace(found, data=str(folder.absolute()))
+
+
+def admin_password() -> str:
+    """The password that the first administrator is to have; empty: a random one."""
+    return os.environ.get("HOLDFAST_ADMIN_PASSWORD") or ""
 
 
 def child_environment() -> dict[str, str]:
     """The environment for a program we start: ours without our secrets."""
-    return {k: v for k, v in os.environ.items() if not k.startswith("HOLDFAST_PASSWORD")}
+    secret = ("HOLDFAST_PASSWORD", "HOLDFAST_ADMIN_PASSWORD", "HOLDFAST_SERVER__")
+    return {k: v for k, v in os.environ.items() if not k.startswith(secret)}
+
+
+def _home(env: Mapping[str, str]) -> Path:
+    return Path(env.get("HOME") or os.path.expanduser("~"))
+
+
+def _config_folder(env: Mapping[str, str]) -> Path:
+    return Path(env.get("XDG_CONFIG_HOME") or _home(env) / ".config") / NAME
+
+
+def _data_folder(env: Mapping[str, str]) -> Path:
+    return Path(env.get("XDG_DATA_HOME") or _home(env) / ".local" / "share") / NAME
 
 
 def _profile(path: Path, must_exist: bool, options: Mapping[str, str], env: Mapping[str, str]) -> Profile:
     name = options.get("profile") or env.get("HOLDFAST_PROFILE") or ""
+    content = _read(path, must_exist or bool(name))
+    if content is None:
+        return Profile()
+    if name and name not in content.profile:
+        raise UsageError(f"The settings file {path} has no profile {name!r}.")
+    return content.profile.get(name or "default", Profile())
+
+
+def _read(path: Path, must_exist: bool) -> _File | None:
+    """The settings file, checked; None when there is none."""
     try:
         text = path.read_text()
     except FileNotFoundError:
-        if must_exist or name:
+        if must_exist:
             raise UsageError(f"The settings file {path} is not there.") from None
-        return Profile()
+        return None
     except (OSError, UnicodeDecodeError) as e:
         raise UsageError(f"The settings file {path} cannot be read: {e}.") from None
     try:
-        content = msgspec.toml.decode(text, type=_File)
+        return msgspec.toml.decode(text, type=_File)
     except msgspec.MsgspecError as e:
         raise UsageError(f"The settings file {path}: {e}.") from None
     except ValueError as e:
         raise UsageError(f"The settings file {path} is not TOML: {e}.") from None
-    if name and name not in content.profile:
-        raise UsageError(f"The settings file {path} has no profile {name!r}.")
-    return content.profile.get(name or "default", Profile())
 
 
 def debug() -> bool:

@@ -22,7 +22,7 @@ import pytest
 from holdfast.cli.main import main
 from holdfast.repository.repository import Repository, create, open_repository
 from holdfast.storage.local import LocalStorage
-from holdfast.wiring import machine_owner
+from holdfast.wiring.app import machine_owner
 from tests.repository.making import FINE, KEY, store
 from tests.support.commands import Commands, Done
 

@@ -19,7 +19,7 @@ from holdfast.errors import HoldfastError
 from holdfast.repository import keys
 from holdfast.repository.repository import create
 from holdfast.storage.local import LocalStorage
-from holdfast.wiring import machine_owner
+from holdfast.wiring.app import machine_owner
 from tests.cli.inside import Desk, demand_error, demand_run, make_desk
 from tests.repository.making import QUICK, names
 from tests.support.commands import Commands

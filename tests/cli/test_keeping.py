@@ -9,7 +9,7 @@ import pytest
 from holdfast.repository import keys
 from holdfast.repository.repository import open_repository
 from holdfast.storage.local import LocalStorage
-from holdfast.wiring import machine_owner
+from holdfast.wiring.app import machine_owner
 from tests.cli.inside import KEY_TEXT, Desk, demand_error, demand_run, make_desk
 from tests.repository.making import KEY, QUICK, Clock, read_back
 

@@ -142,7 +142,8 @@ def test_a_planted_snapshot_object_keeps_nobody_from_a_restore(call, tmp_path):
 
 
 def test_snapshots_dated_in_the_future_push_nothing_out(call):
-    from holdfast import settings, wiring
+    from holdfast import settings
+    from holdfast.wiring import app as wiring
 
     found = settings.load({"repository": str(call.place), "key_file": str(call.key_file)}, {"HOME": str(call.folder)})
     repo = wiring.App(found, lambda prompt: None).open()

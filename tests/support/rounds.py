@@ -25,7 +25,7 @@ from holdfast.repository.leases import Owner
 from holdfast.repository.repository import Repository, create, open_repository
 from holdfast.repository.snapshots import Stored
 from holdfast.storage.base import FOLDERS, Storage
-from holdfast.wiring import machine_owner
+from holdfast.wiring.app import machine_owner
 
 KEY = KeyFile(b"k" * 32)
 KEY_TEXT = "holdfast-key-1:" + base64.b64encode(KEY.secret).decode() + "\n"

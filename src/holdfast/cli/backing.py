@@ -15,7 +15,7 @@ from holdfast.archive.exclude import Excludes
 from holdfast.cli.output import Output, command, parse_size, printable, progress_bar, size_text
 from holdfast.errors import Incomplete, UsageError
 from holdfast.repository.repository import Repository
-from holdfast.wiring import no_repository_yet
+from holdfast.wiring.app import no_repository_yet
 
 _MOST_WARNINGS = 50
 

@@ -25,6 +25,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "copy": ("keeping:copy", "Copy snapshots to another repository."),
     "key": ("keys:key", "List, add, remove, change and export keys."),
     "tag": ("browsing:tag", "Change the tags of snapshots."),
+    "serve": ("serving:serve", "Run the server: backups over HTTP."),
     "self-test": ("checking:self_test", "Back up, verify and restore a small tree on this machine."),
     "completion": ("checking:completion", "Print a shell's completion script."),
 }

@@ -7,11 +7,11 @@ from typing import Any
 
 import click
 
-from holdfast import wiring
 from holdfast.cli.output import Output, command, printable, time_json, time_text
 from holdfast.errors import UsageError
 from holdfast.repository import keys as room
 from holdfast.repository.repository import Repository
+from holdfast.wiring import app as wiring
 
 
 @click.group("key")

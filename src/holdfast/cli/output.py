@@ -19,10 +19,11 @@ from typing import Any, TypeVar
 
 import click
 
-from holdfast import settings, wiring
+from holdfast import settings
 from holdfast.errors import UsageError
 from holdfast.repository.repository import Repository
 from holdfast.repository.snapshots import Filter, Stored
+from holdfast.wiring import app as wiring
 
 F = TypeVar("F", bound=Callable[..., Any])
 

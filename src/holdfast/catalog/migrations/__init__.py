@@ -1,0 +1,1 @@
+"""The catalog's history, step by step, for Alembic."""

@@ -1,0 +1,88 @@
+"""The whole HTTP application: every face mounted, the pages open to all, the errors, the log.
+
+``Rooms`` is what it stands on; ``create_app`` only connects.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TextIO
+
+from anyio.to_thread import run_sync
+from fastapi import Depends, FastAPI
+from fastapi.openapi.utils import get_openapi
+from fastapi.responses import JSONResponse, PlainTextResponse, Response
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from starlette.types import ASGIApp
+
+from holdfast import __version__
+from holdfast.accounts.directory import Directory, Identity
+from holdfast.accounts.scopes import ALL_SCOPES
+from holdfast.errors import Forbidden, HoldfastError
+from holdfast.faces import problems
+from holdfast.faces.gate import COOKIE, Gate
+from holdfast.faces.watching import Metrics, Watch, make_log
+
+Application = ASGIApp
+
+
+@dataclass(frozen=True)
+class Rooms:
+    """What the faces stand on. ``ready`` raises a HoldfastError naming what is not."""
+
+    directory: Directory
+    ready: Callable[[], None]
+
+
+def create_app(rooms: Rooms, log: TextIO) -> Application:
+    """The application, ready to be served. ``log``: where its lines go."""
+    app = FastAPI(title="Holdfast", version=__version__, docs_url=None, redoc_url=None, openapi_url=None)
+    metrics, gate = Metrics(), Gate(rooms.directory, rooms.directory.by_token)
+    problems.install(app)
+    _open_to_all(app, rooms)
+    _metrics(app, gate, metrics)
+    app.openapi = lambda: _document(app)  # type: ignore[method-assign]
+    return Watch(app, make_log(log), metrics)
+
+
+def _open_to_all(app: FastAPI, rooms: Rooms) -> None:
+    @app.get("/healthz", tags=["server"], summary="Whether the process answers", response_class=PlainTextResponse)
+    async def healthz() -> str:
+        return "ok\n"
+
+    @app.get("/readyz", tags=["server"], summary="Whether the catalog and the repository can be used")
+    async def readyz() -> Response:
+        try:
+            await run_sync(rooms.ready)
+        except HoldfastError as e:
+            return JSONResponse({"ready": False, "code": e.code}, 503)
+        return JSONResponse({"ready": True})
+
+    @app.get("/openapi.json", include_in_schema=False)
+    async def openapi() -> Response:
+        return JSONResponse(app.openapi())
+
+
+def _metrics(app: FastAPI, gate: Gate, metrics: Metrics) -> None:
+    @app.get("/metrics", tags=["server"], summary="Numbers for Prometheus", response_class=PlainTextResponse)
+    async def numbers(by: Identity = Depends(gate.identity)) -> Response:
+        if by.role != "admin":
+            raise Forbidden("Only administrators see the server's numbers.")
+        return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
+
+
+def _document(app: FastAPI) -> dict[str, Any]:
+    """``/openapi.json``, made once."""
+    if app.openapi_schema is None:
+        made = get_openapi(title=app.title, version=app.version, routes=app.routes, description=_ABOUT)
+        schemes = made.setdefault("components", {}).setdefault("securitySchemes", {})
+        schemes["bearer"] = {"type": "http", "scheme": "bearer", "description": "An API token or OAuth2 access token."}
+        schemes["basic"] = {"type": "http", "scheme": "basic"}
+        schemes["session"] = {"type": "apiKey", "in": "cookie", "name": COOKIE}
+        made["security"] = [{"bearer": []}, {"basic": []}, {"session": []}]
+        app.openapi_schema = made
+    return app.openapi_schema
+
+
+_ABOUT = "Deduplicating, encrypted, verified backups. Scopes: " + ", ".join(sorted(ALL_SCOPES)) + "."

@@ -1,0 +1,107 @@
+"""Who is asking: one way to be known for every face.
+
+An API token or OAuth2 access token (``Authorization: Bearer``), a name and password (``Basic``), or a session's
+cookie. What is promised: nothing passes without one of them; a cookie counts only for requests that come from our own
+pages; a token that was revoked here, or an account that was disabled here, is refused from then on (on another node
+within FRESH_S).
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import time
+from collections.abc import Awaitable, Callable
+from urllib.parse import urlsplit
+
+from anyio.to_thread import run_sync
+from fastapi import Request
+
+from holdfast.accounts.directory import TOKEN_PREFIX, Directory, Identity
+from holdfast.errors import Forbidden, NotLoggedIn
+
+COOKIE = "holdfast_session"
+FRESH_S = 1.0  # so long a token that was just looked up is believed
+_MOST_FRESH = 4096
+_SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
+
+ByToken = Callable[[str, str], Identity]
+Needs = Callable[[Request], Awaitable[Identity]]
+
+
+class Gate:
+    """Tells who asks. ``by_access_token`` knows OAuth2's tokens, the directory everything else."""
+
+    def __init__(self, directory: Directory, by_access_token: ByToken) -> None:
+        self._directory, self._by_access_token = directory, by_access_token
+        self._fresh: dict[bytes, tuple[float, int, Identity]] = {}
+
+    async def identity(self, request: Request) -> Identity:
+        """Who asks. NotLoggedIn, Forbidden (a cookie on a foreign page's request), or TooManyAttempts."""
+        found = await self._identity(request)
+        request.scope["holdfast.account"] = found.username  # for the log
+        return found
+
+    def needs(self, scope: str) -> Needs:
+        """A dependency for FastAPI: who asks, who must have that scope."""
+
+        async def demanding(request: Request) -> Identity:
+            found = await self.identity(request)
+            found.demand(scope)
+            return found
+
+        return demanding
+
+    async def _identity(self, request: Request) -> Identity:
+        address = address_of(request)
+        if header := request.headers.get("authorization"):
+            scheme, _, rest = header.partition(" ")
+            if scheme.lower() == "bearer":
+                return await self._bearer(rest.strip(), address)
+            if scheme.lower() == "basic":
+                username, password = _basic(rest.strip())
+                return await run_sync(self._directory.by_password, username, password, address)
+            raise NotLoggedIn("That kind of Authorization is not known here.", "Use Bearer or Basic.")
+        if key := request.cookies.get(COOKIE):
+            demand_own_origin(request)
+            return await run_sync(self._directory.by_session, key, address)
+        raise NotLoggedIn("You are not logged in.", "Send an API token as `Authorization: Bearer`, or log in.")
+
+    async def _bearer(self, secret: str, address: str) -> Identity:
+        """By token; one that was just looked up, and nothing has changed since, is not looked up again."""
+        digest, now, generation = hashlib.sha256(secret.encode()).digest(), time.monotonic(), self._directory.generation
+        known = self._fresh.get(digest)
+        if known and known[0] > now and known[1] == generation and known[2].address == address:
+            return known[2]
+        ours = secret.startswith(TOKEN_PREFIX)
+        found = await run_sync(self._directory.by_token if ours else self._by_access_token, secret, address)
+        if len(self._fresh) >= _MOST_FRESH:
+            self._fresh.clear()
+        self._fresh[digest] = now + FRESH_S, generation, found
+        return found
+
+
+def address_of(request: Request) -> str:
+    """The client's address as the connection has it: headers that claim another one are not believed."""
+    return request.client.host if request.client else ""
+
+
+def demand_own_origin(request: Request) -> None:
+    """Forbidden when a browser sends a request that changes something from another site's page."""
+    if request.method in _SAFE:
+        return
+    origin, site = request.headers.get("origin"), request.headers.get("sec-fetch-site")
+    foreign = urlsplit(origin).netloc != request.headers.get("host") if origin else site not in (None, "same-origin")
+    if foreign:
+        raise Forbidden("The request came from another site's page.", "Use Holdfast's own pages, or a token.")
+
+
+def _basic(encoded: str) -> tuple[str, str]:
+    try:
+        username, colon, password = base64.b64decode(encoded, validate=True).decode().partition(":")
+    except (binascii.Error, UnicodeDecodeError):
+        colon = ""
+    if not colon:
+        raise NotLoggedIn("The Authorization header is not what Basic asks for.")
+    return username, password

@@ -1,0 +1,87 @@
+"""Errors as HTTP answers: ``application/problem+json`` (RFC 9457) with our stable ``code`` and a ``hint``.
+
+What is promised: the status is the one the error tree names; nothing but the error's own sentence and hint is told;
+a fault of ours is a 500 that names the request and nothing else.
+"""
+
+from __future__ import annotations
+
+import http
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+from holdfast.errors import HoldfastError, NotLoggedIn, TooManyAttempts, UsageError
+
+CHALLENGES = 'Bearer realm="holdfast", Basic realm="holdfast", charset="UTF-8"'
+_encode = msgspec.json.Encoder().encode
+
+
+class Problem(Response):
+    """One problem as an answer."""
+
+    media_type = "application/problem+json"
+
+    def __init__(self, status: int, code: str, sentence: str, hint: str = "", **more: Any) -> None:
+        about = {"type": "about:blank", "title": _title(status), "status": status, "detail": sentence, "code": code}
+        super().__init__(_encode(about | ({"hint": hint} if hint else {}) | more), status)
+
+
+def problem_of(error: HoldfastError) -> Problem:
+    """The answer to an error of ours."""
+    answer = Problem(error.http_status, error.code, str(error), error.hint)
+    if isinstance(error, NotLoggedIn):
+        answer.headers["WWW-Authenticate"] = CHALLENGES
+    if isinstance(error, TooManyAttempts):
+        answer.headers["Retry-After"] = str(error.retry_after)
+    return answer
+
+
+def install(app: FastAPI) -> None:
+    """Have the app answer every error this way."""
+
+    @app.exception_handler(HoldfastError)
+    async def ours(request: Request, error: HoldfastError) -> Problem:
+        return problem_of(error)
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(request: Request, error: RequestValidationError) -> Problem:
+        return Problem(UsageError.http_status, UsageError.code, _first_fault(error))
+
+    @app.exception_handler(HTTPException)
+    async def of_the_framework(request: Request, error: HTTPException) -> Problem:
+        answer = Problem(error.status_code, _code(error.status_code), f"{_title(error.status_code)}.")
+        answer.headers.update(error.headers or {})
+        return answer
+
+
+def fault(request_id: str) -> Problem:
+    """The answer to a fault of ours."""
+    sentence = "This is a fault in Holdfast."
+    return Problem(500, "bug", sentence, f"The server's log tells more under the request id {request_id}.")
+
+
+def _first_fault(error: RequestValidationError) -> str:
+    """The first thing that is wrong, in a sentence: where it stands, and why."""
+    found: Mapping[str, Any] = next(iter(error.errors()), {})
+    where = ".".join(str(step) for step in found.get("loc", ())[1:]) or "The request"
+    reason = str(found.get("msg", "it cannot be understood")).removeprefix("Value error, ").rstrip(".")
+    if found.get("type") == "json_invalid":
+        return f"The body is not JSON: {found.get('ctx', {}).get('error', reason)}."
+    return f"{where}: {reason}."
+
+
+def _title(status: int) -> str:
+    try:
+        return http.HTTPStatus(status).phrase
+    except ValueError:
+        return "Error"
+
+
+def _code(status: int) -> str:
+    return {404: "no-such-page", 405: "method"}.get(status, "http")

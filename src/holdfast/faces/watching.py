@@ -1,0 +1,110 @@
+"""What is known of each request: an id, one line in the log, a few numbers in ``/metrics``.
+
+What is promised: no secret is logged (no query, no header, no body), every answer has ``X-Request-ID``, and a fault of
+ours becomes a 500 and a logged traceback instead of a broken connection.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+import uuid
+from typing import TextIO
+
+import structlog
+from prometheus_client import CollectorRegistry, Counter, Histogram
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from holdfast.faces.problems import fault
+
+_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
+
+
+class Metrics:
+    """The numbers of one server."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        labels = ("method", "route", "status")
+        self.requests = Counter("holdfast_requests", "Requests answered.", labels, registry=self.registry)
+        self.seconds = Histogram(
+            "holdfast_request_seconds", "Time to the end of the answer.", ("method", "route"), registry=self.registry
+        )
+        self.received = Counter("holdfast_received_bytes", "Bytes of bodies received.", registry=self.registry)
+        self.sent = Counter("holdfast_sent_bytes", "Bytes of bodies sent.", registry=self.registry)
+
+
+def make_log(stream: TextIO) -> structlog.typing.FilteringBoundLogger:
+    """A log whose lines are JSON."""
+    stamp = structlog.processors.TimeStamper(fmt="iso", utc=True, key="time")
+    processors: list[structlog.typing.Processor] = [
+        structlog.processors.add_log_level, stamp, structlog.processors.dict_tracebacks,
+        structlog.processors.JSONRenderer(),
+    ]  # fmt: skip
+    made: structlog.typing.FilteringBoundLogger = structlog.wrap_logger(
+        structlog.WriteLogger(stream), processors=processors, wrapper_class=structlog.make_filtering_bound_logger(20)
+    )
+    return made
+
+
+class Watch:
+    """The outermost layer of the app."""
+
+    def __init__(self, app: ASGIApp, log: structlog.typing.FilteringBoundLogger, metrics: Metrics) -> None:
+        self._app, self._log, self._metrics = app, log, metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        request = _Watched(scope, receive, send)
+        error: Exception | None = None
+        try:
+            await self._app(scope, request.receive, request.send)
+        except Exception as e:  # noqa: BLE001 - the edge where faults become answers
+            error = e
+            if not request.status:
+                await fault(request.id)(scope, receive, request.send)
+        self._note(scope, request, error)
+
+    def _note(self, scope: Scope, request: _Watched, error: Exception | None) -> None:
+        seconds, method = time.perf_counter() - request.began, scope["method"]
+        route = getattr(scope.get("route"), "path", "")
+        method_label = method if method in ("GET", "HEAD", "PUT", "POST", "PATCH", "DELETE", "OPTIONS") else "other"
+        self._metrics.requests.labels(method_label, route, str(request.status)).inc()
+        self._metrics.seconds.labels(method_label, route).observe(seconds)
+        self._metrics.received.inc(request.received)
+        self._metrics.sent.inc(request.sent)
+        about = {
+            "request_id": request.id, "method": method, "path": scope["path"], "status": request.status,
+            "seconds": round(seconds, 6), "received": request.received, "sent": request.sent,
+            "account": scope.get("holdfast.account", ""), "address": (scope.get("client") or ("",))[0],
+        }  # fmt: skip
+        if error is not None:
+            self._log.error("fault", **about, exc_info=error)
+        else:
+            self._log.info("request", **about)
+
+
+class _Watched:
+    """One request on its way: counts what passes."""
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        given = next((v for k, v in scope["headers"] if k == b"x-request-id"), b"")
+        self.id = given.decode() if _ID.fullmatch(given) else uuid.uuid4().hex
+        self._receive, self._send = receive, send
+        self.began = time.perf_counter()
+        self.status = self.received = self.sent = 0
+
+    async def receive(self) -> Message:
+        message = await self._receive()
+        self.received += len(message.get("body", b""))
+        return message
+
+    async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            message["headers"] = [*message.get("headers", ()), (b"x-request-id", self.id.encode())]
+        elif message["type"] == "http.response.body":
+            self.sent += len(message.get("body", b""))
+        await self._send(message)
