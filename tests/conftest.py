@@ -5,6 +5,7 @@ of whoever runs the tests is met: no settings, no default repository, no passwor
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,6 +13,9 @@ import pytest
 
 from holdfast.catalog.database import Database
 from tests.support import components, postgres
+
+# A shell ignores Ctrl-C for what it runs in the background, and its children inherit that: here it is always heard.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -21,12 +21,20 @@
     │   ├── Damaged                   damaged              1   500
     │   ├── SnapshotMissing           no-snapshot          1   404
     │   └── Incomplete                incomplete           3   500
+    ├── ContentError                  content              1   400
+    │   ├── NoContent                 no-content           1   404
+    │   ├── WrongContent              wrong-content        1   422
+    │   ├── Contradiction             contradiction        1   409
+    │   ├── TooLarge                  too-large            1   413
+    │   ├── OutOfRange                out-of-range         1   416
+    │   └── BrokenOff                 broken-off           1   400
     └── AccountError                  account              1   400
         ├── NotLoggedIn               not-logged-in        1   401
         ├── Forbidden                 forbidden            1   403
         ├── NoAccount                 no-account           1   404
         ├── AccountExists             account-exists       1   409
         ├── TooManyAttempts           too-many-attempts    1   429
+        ├── ProviderFailed            provider             1   502
         └── QuotaFull                 quota                1   507
 
 An error's text is one sentence that names the thing; its ``hint`` is one that says what to do. Neither holds a
@@ -178,6 +186,58 @@ class Incomplete(RepositoryError):
     exit_status = 3
 
 
+class ContentError(HoldfastError):
+    """Something is wrong with what was sent, or asked for, over HTTP."""
+
+    code = "content"
+    http_status = 400
+
+
+class NoContent(ContentError):
+    """The account has no file or manifest of that name, or not all of it yet."""
+
+    code = "no-content"
+    http_status = 404
+
+
+class WrongContent(ContentError):
+    """The bytes are not the ones their hash promises; nothing of them was kept."""
+
+    code = "wrong-content"
+    http_status = 422
+
+
+class Contradiction(ContentError):
+    """What was sent contradicts what is known already."""
+
+    code = "contradiction"
+    http_status = 409
+
+
+class TooLarge(ContentError):
+    """It is larger than this server takes."""
+
+    code = "too-large"
+    http_status = 413
+
+
+class OutOfRange(ContentError):
+    """No byte of the range that was asked for exists. ``size``: of the whole."""
+
+    code = "out-of-range"
+    http_status = 416
+
+    def __init__(self, sentence: str, hint: str = "", *, size: int = 0) -> None:
+        super().__init__(sentence, hint)
+        self.size = size
+
+
+class BrokenOff(ContentError):
+    """The body ended before all of it had come."""
+
+    code = "broken-off"
+
+
 class AccountError(HoldfastError):
     """Something is wrong with an account or with what was asked of it."""
 
@@ -222,6 +282,13 @@ class TooManyAttempts(AccountError):
     def __init__(self, sentence: str, hint: str = "", *, retry_after: int = 60) -> None:
         super().__init__(sentence, hint)
         self.retry_after = retry_after
+
+
+class ProviderFailed(AccountError):
+    """The outside provider of log-ins cannot be reached, or what it says does not hold."""
+
+    code = "provider"
+    http_status = 502
 
 
 class QuotaFull(AccountError):

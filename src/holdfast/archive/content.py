@@ -12,10 +12,10 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 
+from holdfast.archive.extents import Chunks
 from holdfast.errors import Damaged, HoldfastError
 from holdfast.repository.contents import hole_length, items_of
 from holdfast.repository.format import ID_SIZE, Entry
-from holdfast.repository.reader import ChunkReader
 
 AHEAD = 4  # chunks read before they are asked for; with the one in hand at most 20 MiB
 _ZEROS = bytes(1 << 20)
@@ -24,7 +24,7 @@ _ZEROS = bytes(1 << 20)
 class Contents:
     """Gives files' contents one after the other. A context manager: it ends the threads that read ahead."""
 
-    def __init__(self, reader: ChunkReader) -> None:
+    def __init__(self, reader: Chunks) -> None:
         self._reader = reader
         self._pool = ThreadPoolExecutor(2, thread_name_prefix="read")
 

@@ -7,7 +7,7 @@ ask and change; what is allowed is decided above.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
 import sqlalchemy as sa
@@ -15,9 +15,8 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import IntegrityError
 
 from holdfast.catalog.database import Connection
-from holdfast.catalog.tables import accounts, attempts, audit, sessions, tokens
-
-Row = TypeVar("Row", bound=msgspec.Struct)
+from holdfast.catalog.rows import columns, every, one
+from holdfast.catalog.tables import accounts, attempts, audit, sessions, subjects, tokens
 
 
 class Account(msgspec.Struct, frozen=True, kw_only=True):
@@ -79,16 +78,16 @@ def add_account(
 
 
 def account_named(connection: Connection, username: str) -> Account | None:
-    return _one(connection, Account, sa.select(*_columns(Account, accounts)).where(accounts.c.username == username))
+    return one(connection, Account, sa.select(*columns(Account, accounts)).where(accounts.c.username == username))
 
 
 def account_by_id(connection: Connection, number: int) -> Account | None:
-    return _one(connection, Account, sa.select(*_columns(Account, accounts)).where(accounts.c.id == number))
+    return one(connection, Account, sa.select(*columns(Account, accounts)).where(accounts.c.id == number))
 
 
 def list_accounts(connection: Connection) -> list[Account]:
     """All of them, by name."""
-    return _all(connection, Account, sa.select(*_columns(Account, accounts)).order_by(accounts.c.username))
+    return every(connection, Account, sa.select(*columns(Account, accounts)).order_by(accounts.c.username))
 
 
 def change_account(connection: Connection, number: int, **changes: Any) -> None:
@@ -128,6 +127,26 @@ def _at_least_zero(value: sa.ColumnElement[int]) -> sa.ColumnElement[int]:
     return sa.case((value < 0, 0), else_=value)
 
 
+def accounts_with_email(connection: Connection, email: str) -> list[Account]:
+    """Those that have the address, in whatever case."""
+    same = sa.func.lower(accounts.c.email) == email.lower()
+    return every(connection, Account, sa.select(*columns(Account, accounts)).where(same))
+
+
+def account_of_subject(connection: Connection, issuer: str, subject: str) -> Account | None:
+    """Whom an outside provider means."""
+    known = sa.select(subjects.c.account).where(subjects.c.issuer == issuer, subjects.c.subject == subject)
+    mine = accounts.c.id == known.scalar_subquery()
+    return one(connection, Account, sa.select(*columns(Account, accounts)).where(mine))
+
+
+def know_subject(connection: Connection, issuer: str, subject: str, account: int) -> None:
+    """Remember it; what is known stays."""
+    insert = sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert
+    row = insert(subjects).values(issuer=issuer, subject=subject, account=account)
+    connection.execute(row.on_conflict_do_nothing())
+
+
 # -- tokens and sessions -----------------------------------------------------------------------------------------------
 
 
@@ -149,12 +168,12 @@ def add_token(
 
 
 def token_by_digest(connection: Connection, digest: bytes) -> Token | None:
-    return _one(connection, Token, sa.select(*_columns(Token, tokens)).where(tokens.c.digest == digest))
+    return one(connection, Token, sa.select(*columns(Token, tokens)).where(tokens.c.digest == digest))
 
 
 def list_tokens(connection: Connection, account: int) -> list[Token]:
-    query = sa.select(*_columns(Token, tokens)).where(tokens.c.account == account)
-    return _all(connection, Token, query.order_by(tokens.c.id))
+    query = sa.select(*columns(Token, tokens)).where(tokens.c.account == account)
+    return every(connection, Token, query.order_by(tokens.c.id))
 
 
 def note_token_use(connection: Connection, number: int, at_ns: int) -> None:
@@ -241,21 +260,5 @@ def add_audit(
 
 def list_audit(connection: Connection, limit: int, before: int | None) -> list[AuditEntry]:
     """The newest first; with ``before``, those whose number is smaller."""
-    query = sa.select(*_columns(AuditEntry, audit)).order_by(audit.c.id.desc()).limit(limit)
-    return _all(connection, AuditEntry, query if before is None else query.where(audit.c.id < before))
-
-
-# -- rows --------------------------------------------------------------------------------------------------------------
-
-
-def _columns(kind: type[msgspec.Struct], table: sa.Table) -> list[sa.Column[Any]]:
-    return [table.c[name] for name in kind.__struct_fields__]
-
-
-def _one(connection: Connection, kind: type[Row], query: sa.Select[Any]) -> Row | None:
-    row = connection.execute(query).one_or_none()
-    return None if row is None else kind(**row._mapping)
-
-
-def _all(connection: Connection, kind: type[Row], query: sa.Select[Any]) -> list[Row]:
-    return [kind(**row._mapping) for row in connection.execute(query)]
+    query = sa.select(*columns(AuditEntry, audit)).order_by(audit.c.id.desc()).limit(limit)
+    return every(connection, AuditEntry, query if before is None else query.where(audit.c.id < before))

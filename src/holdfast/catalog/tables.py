@@ -1,10 +1,13 @@
 """The tables as they are now. ``migrations/`` says how they came to be; a test holds the two together.
 
 Times are nanoseconds since 1970 (UTC), as everywhere in Holdfast. Secrets are never here: passwords as Argon2id,
-tokens and session keys as SHA-256 of 256 random bits.
+tokens, session keys, clients' secrets and codes as SHA-256 of 256 random bits (the code that people type has fewer, and
+lives for minutes).
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -85,4 +88,164 @@ audit = sa.Table(  # who did what; it outlives the account
     sa.Column("action", sa.Text, nullable=False),
     sa.Column("subject", sa.Text, nullable=False),
     sa.Column("detail", sa.Text, nullable=False, server_default=""),
+)
+
+subjects = sa.Table(  # whom an OpenID Connect provider means by what
+    "subjects",
+    metadata,
+    sa.Column("issuer", sa.Text, primary_key=True),
+    sa.Column("subject", sa.Text, primary_key=True),
+    _account(),
+)
+
+
+# -- OAuth2 ------------------------------------------------------------------------------------------------------------
+
+
+def _client() -> sa.Column[str]:
+    """Which program it was given to; it goes with that."""
+    return sa.Column("client", sa.Text, sa.ForeignKey("clients.id", ondelete="CASCADE"), nullable=False, index=True)
+
+
+def _family(*, nullable: bool = False) -> sa.Column[int]:
+    """The grant it comes from; it goes with that."""
+    there = sa.ForeignKey("grants.id", ondelete="CASCADE")
+    return sa.Column("family", Number, there, nullable=nullable, index=True)
+
+
+clients = sa.Table(  # programs that act for somebody; what belongs to one goes with it
+    "clients",
+    metadata,
+    sa.Column("id", sa.Text, primary_key=True),
+    _account(nullable=True),  # who registered it; null: Holdfast's own command line
+    sa.Column("name", sa.Text, nullable=False),
+    sa.Column("digest", sa.LargeBinary),  # of its secret; null: a public client, which has none
+    sa.Column("redirect_uris", sa.Text, nullable=False),  # with one space between
+    sa.Column("grants", sa.Text, nullable=False),  # with one space between
+    sa.Column("scopes", sa.Text, nullable=False),  # with one space between
+    sa.Column("created_ns", sa.BigInteger, nullable=False),
+)
+
+grants = sa.Table(  # what somebody allowed a program once: a family of tokens
+    "grants",
+    metadata,
+    sa.Column("id", Number, primary_key=True),
+    _client(),
+    _account(),
+    sa.Column("scopes", sa.Text, nullable=False),
+    sa.Column("created_ns", sa.BigInteger, nullable=False),
+    sa.Column("expires_ns", sa.BigInteger, nullable=False, index=True),  # with its last token
+)
+
+grant_tokens = sa.Table(
+    "grant_tokens",
+    metadata,
+    sa.Column("digest", sa.LargeBinary, primary_key=True),
+    _family(),
+    sa.Column("kind", sa.Text, nullable=False),
+    sa.Column("scopes", sa.Text, nullable=False),
+    sa.Column("created_ns", sa.BigInteger, nullable=False),
+    sa.Column("expires_ns", sa.BigInteger, nullable=False, index=True),
+    sa.Column("used", sa.Boolean, nullable=False, server_default=sa.false()),  # a refresh token that was exchanged
+    sa.CheckConstraint("kind IN ('access', 'refresh')", name="kind"),
+)
+
+codes = sa.Table(  # authorization codes
+    "codes",
+    metadata,
+    sa.Column("digest", sa.LargeBinary, primary_key=True),
+    _client(),
+    _account(),
+    sa.Column("redirect_uri", sa.Text, nullable=False),
+    sa.Column("challenge", sa.Text),  # PKCE's, S256; null: none was given
+    sa.Column("scopes", sa.Text, nullable=False),
+    sa.Column("expires_ns", sa.BigInteger, nullable=False, index=True),
+    sa.Column("used", sa.Boolean, nullable=False, server_default=sa.false()),
+    _family(nullable=True),  # what it was exchanged for
+)
+
+devices = sa.Table(  # device codes
+    "devices",
+    metadata,
+    sa.Column("digest", sa.LargeBinary, primary_key=True),
+    sa.Column("user_code", sa.LargeBinary, nullable=False, unique=True),  # its SHA-256
+    _client(),
+    _account(nullable=True),  # who decided
+    sa.Column("scopes", sa.Text, nullable=False),
+    sa.Column("address", sa.Text, nullable=False, index=True),  # from where it was asked for
+    sa.Column("state", sa.Text, nullable=False),
+    sa.Column("interval_s", sa.BigInteger, nullable=False),
+    sa.Column("polled_ns", sa.BigInteger),  # null: never
+    sa.Column("expires_ns", sa.BigInteger, nullable=False, index=True),
+    sa.CheckConstraint("state IN ('waiting', 'approved', 'denied', 'used')", name="state"),
+)
+
+# -- what accounts hold ------------------------------------------------------------------------------------------------
+
+
+def _owner() -> sa.Column[int]:
+    there = sa.ForeignKey("accounts.id", ondelete="CASCADE")
+    return sa.Column("account", Number, there, primary_key=True, autoincrement=False)
+
+
+def _content() -> list[sa.Column[Any]]:
+    """Where bytes lie in the repository: an entry's list of chunks, and its depth."""
+    return [sa.Column("chunks", sa.LargeBinary, nullable=False), sa.Column("depth", sa.Integer, nullable=False)]
+
+
+files = sa.Table(  # complete, and of the hash they are named by
+    "files",
+    metadata,
+    _owner(),
+    sa.Column("hash", sa.Text, primary_key=True),
+    sa.Column("size", sa.BigInteger, nullable=False),
+    *_content(),
+    sa.Column("stored_ns", sa.BigInteger, nullable=False),
+)
+
+parts = sa.Table(  # of files that are on their way: bytes from start up to, not including, stop
+    "parts",
+    metadata,
+    _owner(),
+    sa.Column("hash", sa.Text, primary_key=True),
+    sa.Column("start", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("stop", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("total", sa.BigInteger, nullable=False),
+    *_content(),
+    sa.Column("stored_ns", sa.BigInteger, nullable=False),
+)
+
+manifests = sa.Table(
+    "manifests",
+    metadata,
+    sa.Column("id", Number, primary_key=True),
+    _account(nullable=True),  # null: a snapshot of the command line, which administrators see
+    sa.Column("name", sa.Text, nullable=False),
+    sa.Column("version", sa.BigInteger, nullable=False),
+    sa.Column("timestamp", sa.Text, nullable=False),  # to the letter as it came
+    sa.Column("base", sa.Text, nullable=False),
+    sa.Column("header", sa.LargeBinary, nullable=False),  # the document without its files and directories
+    sa.Column("files", sa.BigInteger, nullable=False),  # counts
+    sa.Column("available", sa.BigInteger, nullable=False),
+    sa.Column("content_bytes", sa.BigInteger, nullable=False),
+    sa.Column("received_ns", sa.BigInteger, nullable=False),
+    sa.Column("size", sa.BigInteger, nullable=False),  # of the document
+    *_content(),
+    sa.Column("snapshot", sa.Text, nullable=False),  # empty: not made yet
+    sa.UniqueConstraint("account", "name", "version", name="uq_manifests_account"),
+)
+
+wanted = sa.Table(  # files that a manifest names and its account has not
+    "wanted",
+    metadata,
+    sa.Column("manifest", Number, sa.ForeignKey("manifests.id", ondelete="CASCADE"), primary_key=True),
+    sa.Column("hash", sa.Text, primary_key=True, index=True),
+    sa.Column("size", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("times", sa.BigInteger, nullable=False),  # how many entries of the manifest it is
+)
+
+shelves = sa.Table(  # snapshots of the shelf whose entries are all in this catalog
+    "shelves",
+    metadata,
+    sa.Column("snapshot", sa.Text, primary_key=True),
 )

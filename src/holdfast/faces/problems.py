@@ -16,9 +16,21 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from holdfast.errors import HoldfastError, NotLoggedIn, TooManyAttempts, UsageError
+from holdfast.errors import HoldfastError, NotLoggedIn, OutOfRange, TooManyAttempts, UsageError
 
 CHALLENGES = 'Bearer realm="holdfast", Basic realm="holdfast", charset="UTF-8"'
+SCHEMA = {
+    "type": "object",
+    "required": ["type", "title", "status", "detail", "code"],
+    "properties": {
+        "type": {"type": "string"},
+        "title": {"type": "string"},
+        "status": {"type": "integer"},
+        "detail": {"type": "string"},
+        "code": {"type": "string"},
+        "hint": {"type": "string"},
+    },
+}
 _encode = msgspec.json.Encoder().encode
 
 
@@ -27,8 +39,17 @@ class Problem(Response):
 
     media_type = "application/problem+json"
 
-    def __init__(self, status: int, code: str, sentence: str, hint: str = "", **more: Any) -> None:
-        about = {"type": "about:blank", "title": _title(status), "status": status, "detail": sentence, "code": code}
+    def __init__(
+        self,
+        status: int,
+        code: str,
+        sentence: str,
+        hint: str = "",
+        *,
+        type: str = "about:blank",  # noqa: A002
+        **more: Any,
+    ) -> None:
+        about = {"type": type, "title": _title(status), "status": status, "detail": sentence, "code": code}
         super().__init__(_encode(about | ({"hint": hint} if hint else {}) | more), status)
 
 
@@ -39,7 +60,15 @@ def problem_of(error: HoldfastError) -> Problem:
         answer.headers["WWW-Authenticate"] = CHALLENGES
     if isinstance(error, TooManyAttempts):
         answer.headers["Retry-After"] = str(error.retry_after)
+    if isinstance(error, OutOfRange):
+        answer.headers["Content-Range"] = f"bytes */{error.size}"
     return answer
+
+
+def problems_of(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """These statuses as ``/openapi.json`` describes them."""
+    content = {Problem.media_type: {"schema": SCHEMA}}
+    return {status: {"description": _title(status), "content": content} for status in statuses}
 
 
 def install(app: FastAPI) -> None:

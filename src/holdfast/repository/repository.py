@@ -28,6 +28,7 @@ from holdfast.repository.crypto import Secrets
 from holdfast.repository.format import NO_SENSE, VERSION, Argon2, Chunker, Config, Snapshot
 from holdfast.repository.index import Index, Loaded, load_index
 from holdfast.repository.leases import Hold, Leases, Owner
+from holdfast.repository.packs import pack_name
 from holdfast.repository.pages import Tree
 from holdfast.repository.reader import ChunkReader
 from holdfast.repository.snapshots import Stored, put_snapshot, read_snapshots
@@ -36,6 +37,7 @@ from holdfast.storage.base import CONFIG, Storage
 
 FORMAT = "holdfast repository"
 CONFIG_MOST = 64 << 10
+FEW_PACKS = 32
 
 
 @dataclass
@@ -115,9 +117,20 @@ class Session:
         for over and read snapshots in between deletes its lists after their packs, so one of the two is seen.
         """
         condemned = self.repository.leases.survey().condemned_packs()
-        present = {i.name: i.size for i in self.repository.storage.list("data")}
         records = [self.index.packs[n] for n in used]
-        return {r.name for r in records if r.name in condemned or present.get(f"data/{r.name.hex()}") != r.size}
+        sizes = self._sizes([pack_name(r) for r in records])
+        return {r.name for r in records if r.name in condemned or sizes.get(pack_name(r)) != r.size}
+
+    def _sizes(self, names: list[str]) -> dict[str, int]:
+        """What storage has of these packs: each asked for, or all listed where that is less to ask."""
+        storage = self.repository.storage
+        if len(names) > FEW_PACKS:
+            return {i.name: i.size for i in storage.list("data")}
+        found: dict[str, int] = {}
+        for name in names:
+            with contextlib.suppress(ObjectMissing):
+                found[name] = storage.stat(name).size
+        return found
 
     def drop(self, packs: set[bytes]) -> None:
         """Count what lies in those packs as absent, also in those stored by this very session."""

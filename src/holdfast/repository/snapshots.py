@@ -15,6 +15,7 @@ from holdfast.storage.base import Storage
 
 PURPOSE = b"snapshot"
 SHORT = 8
+INTERNAL = "holdfast:"  # tags that begin so are the server's: what has one is only seen by who asks for that tag
 _REPAIR = "`holdfast check` says what is lost; `holdfast repair snapshots` removes what cannot be read."
 _PREFIX = re.compile(r"[0-9a-f]{1,64}\Z")
 
@@ -31,7 +32,9 @@ class Stored(NamedTuple):
 
 
 class Filter(msgspec.Struct, frozen=True, kw_only=True):
-    """Which snapshots count: any of the hosts, any of the paths, all tags of any of the tag lists. Empty: all."""
+    """Which snapshots count: any of the hosts, any of the paths, all tags of any of the tag lists. Empty: all but those
+    with a tag that is the server's own.
+    """
 
     hosts: tuple[str, ...] = ()
     paths: tuple[bytes, ...] = ()
@@ -42,7 +45,9 @@ class Filter(msgspec.Struct, frozen=True, kw_only=True):
             return False
         if self.paths and not set(self.paths) & {*snapshot.paths, snapshot.base}:
             return False
-        return not self.tags or any(set(wanted) <= set(snapshot.tags) for wanted in self.tags)
+        if not self.tags:
+            return not any(tag.startswith(INTERNAL) for tag in snapshot.tags)
+        return any(set(wanted) <= set(snapshot.tags) for wanted in self.tags)
 
 
 def put_snapshot(storage: Storage, secrets: Secrets, snapshot: Snapshot) -> str:

@@ -1,0 +1,361 @@
+"""What accounts hold, as rows: files, parts of files on their way, manifests, and the files that manifests still want.
+
+Each function takes the connection of a transaction that its caller opened. ``chunks`` and ``depth`` are a content's
+list of chunks as an entry of a snapshot has it. Files and parts can be made anew from the shelf's snapshots.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import msgspec
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
+
+from holdfast.catalog.database import Connection
+from holdfast.catalog.rows import columns, every, one
+from holdfast.catalog.tables import accounts, files, manifests, parts, shelves, wanted
+
+_AT_ONCE = 500  # values in one question: every database takes so many
+_whole = manifests.c.version > 0  # received to its end
+
+
+class File(msgspec.Struct, frozen=True):
+    """A row of ``files``: complete, and its hash was checked."""
+
+    hash: str
+    size: int
+    chunks: bytes
+    depth: int
+
+
+class Part(msgspec.Struct, frozen=True):
+    """A row of ``parts``: bytes ``start`` up to, not including, ``stop`` of a file of ``total`` bytes."""
+
+    hash: str
+    start: int
+    stop: int
+    total: int
+    chunks: bytes
+    depth: int
+
+
+class Manifest(msgspec.Struct, frozen=True, kw_only=True):
+    """A row of ``manifests``. ``account``: None for a snapshot of the command line. ``header``: the document
+    without its files and directories. ``files``, ``available`` and
+    ``content_bytes``: how many files it names, how many of them are here, their sizes together. ``size``, ``chunks``,
+    ``depth``: the document; ``snapshot``: the snapshot made of it, empty until all is here.
+    """
+
+    id: int
+    account: int | None
+    name: str
+    version: int
+    timestamp: str
+    base: str
+    header: bytes
+    files: int
+    available: int
+    content_bytes: int
+    received_ns: int
+    size: int
+    chunks: bytes
+    depth: int
+    snapshot: str
+
+
+_listed = [
+    sa.literal(b"").label("header") if column.name == "header" else column for column in columns(Manifest, manifests)
+]
+
+
+# -- files -------------------------------------------------------------------------------------------------------------
+
+
+def file_of(connection: Connection, account: int, hash_: str) -> File | None:
+    query = sa.select(*columns(File, files)).where(files.c.account == account, files.c.hash == hash_)
+    return one(connection, File, query)
+
+
+def files_of(connection: Connection, account: int, hashes: Iterable[str]) -> dict[str, File]:
+    """Those of the files that the account has, by hash."""
+    found: dict[str, File] = {}
+    for some in _some(hashes):
+        query = sa.select(*columns(File, files)).where(files.c.account == account, files.c.hash.in_(some))
+        found.update((file.hash, file) for file in every(connection, File, query))
+    return found
+
+
+def sizes_of(connection: Connection, account: int, hashes: Iterable[str]) -> dict[str, int]:
+    """The sizes of those files that the account has."""
+    found: dict[str, int] = {}
+    for some in _some(hashes):
+        query = sa.select(files.c.hash, files.c.size).where(files.c.account == account, files.c.hash.in_(some))
+        found.update((hash_, size) for hash_, size in connection.execute(query))
+    return found
+
+
+def add_files(connection: Connection, account: int, new: Sequence[File], now_ns: int) -> None:
+    """Note files that the account has not."""
+    rows = [{"account": account, **msgspec.structs.asdict(file), "stored_ns": now_ns} for file in new]
+    if rows:
+        connection.execute(sa.insert(files), rows)
+
+
+def settle(connection: Connection, account: int, arrived: Mapping[str, int]) -> list[int]:
+    """Files have arrived (sizes by hash): count them in the manifests that want them. Those that are complete now."""
+    times: dict[int, int] = {}
+    mine = sa.select(manifests.c.id).where(manifests.c.account == account)
+    for some in _some(arrived):
+        query = sa.select(wanted.c.manifest, wanted.c.hash, wanted.c.size, wanted.c.times)
+        for number, hash_, size, count in connection.execute(
+            query.where(wanted.c.hash.in_(some), wanted.c.manifest.in_(mine))
+        ).all():
+            if arrived[hash_] == size:
+                times[number] = times.get(number, 0) + count
+                here = (wanted.c.manifest == number, wanted.c.hash == hash_, wanted.c.size == size)
+                connection.execute(sa.delete(wanted).where(*here))
+    return [number for number, count in times.items() if _count(connection, number, count)]
+
+
+def settle_manifest(connection: Connection, account: int, number: int) -> bool:
+    """The same for one manifest and everything that arrived while it was being written; whether it is complete."""
+    here = sa.select(files.c.hash).where(
+        files.c.account == account, files.c.hash == wanted.c.hash, files.c.size == wanted.c.size
+    )
+    fits = sa.and_(wanted.c.manifest == number, here.exists())
+    times = connection.execute(sa.select(sa.func.sum(wanted.c.times)).where(fits)).scalar_one_or_none()
+    connection.execute(sa.delete(wanted).where(fits))
+    return _count(connection, number, int(times or 0))
+
+
+def _count(connection: Connection, number: int, times: int) -> bool:
+    """So many more entries of a manifest are here; whether all are now."""
+    done = sa.update(manifests).where(manifests.c.id == number).values(available=manifests.c.available + times)
+    row = connection.execute(done.returning(manifests.c.available, manifests.c.files)).one()
+    return bool(row.available == row.files)
+
+
+# -- parts -------------------------------------------------------------------------------------------------------------
+
+
+def parts_of(connection: Connection, account: int, hash_: str) -> list[Part]:
+    """In order of where they begin."""
+    query = sa.select(*columns(Part, parts)).where(parts.c.account == account, parts.c.hash == hash_)
+    return every(connection, Part, query.order_by(parts.c.start, parts.c.stop))
+
+
+def ranges_of(connection: Connection, account: int, hashes: Iterable[str]) -> dict[str, list[tuple[int, int, int]]]:
+    """For those files of which the account has parts: (start, stop, total) of each, in order."""
+    found: dict[str, list[tuple[int, int, int]]] = {}
+    for some in _some(hashes):
+        query = sa.select(parts.c.hash, parts.c.start, parts.c.stop, parts.c.total)
+        query = query.where(parts.c.account == account, parts.c.hash.in_(some)).order_by(parts.c.start, parts.c.stop)
+        for hash_, start, stop, total in connection.execute(query):
+            found.setdefault(hash_, []).append((start, stop, total))
+    return found
+
+
+def add_part(connection: Connection, account: int, part: Part, now_ns: int) -> bool:
+    """Note a part; False when just this one is there already."""
+    row = {"account": account, **msgspec.structs.asdict(part), "stored_ns": now_ns}
+    return _insert_new(connection, parts, row)
+
+
+def has_part(connection: Connection, account: int, hash_: str, start: int, stop: int) -> bool:
+    mine = (parts.c.account == account, parts.c.hash == hash_, parts.c.start == start, parts.c.stop == stop)
+    return connection.execute(sa.select(sa.func.count()).where(*mine)).scalar_one() > 0
+
+
+def delete_parts(connection: Connection, account: int, hash_: str) -> int:
+    """Forget the parts of a file; how many bytes they were together."""
+    mine = sa.and_(parts.c.account == account, parts.c.hash == hash_)
+    size = connection.execute(sa.select(sa.func.sum(parts.c.stop - parts.c.start)).where(mine)).scalar_one_or_none()
+    connection.execute(sa.delete(parts).where(mine))
+    return int(size or 0)
+
+
+def unfinished(connection: Connection) -> list[tuple[int, str]]:
+    """(account, hash) of every file of which there are parts."""
+    query = sa.select(parts.c.account, parts.c.hash).distinct()
+    return [(account, hash_) for account, hash_ in connection.execute(query)]
+
+
+# -- manifests ---------------------------------------------------------------------------------------------------------
+
+
+def begin_manifest(connection: Connection, account: int, now_ns: int) -> int:
+    """The number of a manifest that is being received: until ``finish_manifest`` nobody sees it."""
+    row = {"account": account, "name": "", "version": -now_ns, "timestamp": "", "base": "", "header": b"", "files": 0}
+    row |= {
+        "available": 0,
+        "content_bytes": 0,
+        "received_ns": now_ns,
+        "size": 0,
+        "chunks": b"",
+        "depth": 0,
+        "snapshot": "",
+    }
+    return int(connection.execute(sa.insert(manifests).values(row).returning(manifests.c.id)).scalar_one())
+
+
+def finish_manifest(connection: Connection, number: int, account: int, here: int, **row: Any) -> int | None:
+    """It was received: it becomes the next version of its name, which is given back. ``here``: how many of its files
+    were found as they were read. None when its account is gone.
+    """
+    mine = sa.and_(_of(account), manifests.c.name == row["name"])
+    newest = connection.execute(sa.select(sa.func.max(manifests.c.version)).where(mine)).scalar_one_or_none()
+    version = max(newest or 0, 0) + 1
+    values = {**row, "version": version, "available": manifests.c.available + here}
+    changed = connection.execute(sa.update(manifests).where(manifests.c.id == number).values(values))
+    return version if changed.rowcount else None
+
+
+def drop_manifest(connection: Connection, number: int) -> None:
+    connection.execute(sa.delete(manifests).where(manifests.c.id == number))
+
+
+def drop_unfinished_manifests(connection: Connection, before_ns: int) -> None:
+    """Those whose receiver was killed before that time."""
+    old = sa.and_(sa.not_(_whole), manifests.c.received_ns < before_ns)
+    connection.execute(sa.delete(manifests).where(old))
+
+
+def add_wanted(connection: Connection, number: int, missing: Mapping[tuple[str, int], int]) -> None:
+    """Note which files (hash, size) a manifest wants, and how many more of its entries each one is."""
+    rows = [{"manifest": number, "hash": h, "size": size, "times": times} for (h, size), times in missing.items()]
+    if not rows:
+        return
+    key = ["manifest", "hash", "size"]
+    if connection.dialect.name == "sqlite":
+        lite = sqlite.insert(wanted)
+        more = lite.on_conflict_do_update(index_elements=key, set_={"times": wanted.c.times + lite.excluded.times})
+        connection.execute(more, rows)
+    else:
+        great = postgresql.insert(wanted)
+        connection.execute(
+            great.on_conflict_do_update(index_elements=key, set_={"times": wanted.c.times + great.excluded.times}), rows
+        )
+
+
+def wants(connection: Connection, account: int, hash_: str) -> set[int]:
+    """The sizes under which manifests of the account want a file that is not here."""
+    mine = sa.select(manifests.c.id).where(manifests.c.account == account)
+    query = sa.select(wanted.c.size).where(wanted.c.hash == hash_, wanted.c.manifest.in_(mine)).distinct()
+    return set(connection.execute(query).scalars())
+
+
+def manifest_named(
+    connection: Connection, account: int | None, name: str, version: int | None = None
+) -> Manifest | None:
+    """That version, or the newest one."""
+    query = sa.select(*columns(Manifest, manifests)).where(_of(account), _whole, manifests.c.name == name)
+    if version is not None:
+        query = query.where(manifests.c.version == version)
+    return one(connection, Manifest, query.order_by(manifests.c.version.desc()).limit(1))
+
+
+def manifest_by_id(connection: Connection, number: int) -> Manifest | None:
+    return one(connection, Manifest, sa.select(*columns(Manifest, manifests)).where(manifests.c.id == number))
+
+
+def has_document(connection: Connection, account: int, chunks: bytes) -> bool:
+    """Whether the account has a manifest of just that document."""
+    same = (manifests.c.account == account, manifests.c.chunks == chunks)
+    return connection.execute(sa.select(sa.func.count()).where(*same)).scalar_one() > 0
+
+
+def list_manifests(
+    connection: Connection,
+    account: int,
+    *,
+    snapshots_too: bool,
+    name: str | None = None,
+    before: int | None = None,
+    limit: int,
+) -> list[Manifest]:
+    """The newest received first: the newest version of each name, or with ``name`` every version of that one. Without
+    their headers.
+    """
+    mine = manifests.c.account == account
+    whose = sa.and_(_whole, sa.or_(mine, manifests.c.account.is_(None)) if snapshots_too else mine)
+    query = sa.select(*_listed).where(whose)
+    if name is not None:
+        query = query.where(manifests.c.name == name)
+    else:
+        newest = sa.select(sa.func.max(manifests.c.id)).where(whose).group_by(manifests.c.account, manifests.c.name)
+        query = query.where(manifests.c.id.in_(newest))
+    if before is not None:
+        query = query.where(manifests.c.id < before)
+    return every(connection, Manifest, query.order_by(manifests.c.id.desc()).limit(limit))
+
+
+def without_snapshot(connection: Connection) -> list[int]:
+    """Manifests of accounts that are complete and have no snapshot yet."""
+    complete = sa.and_(_whole, manifests.c.available == manifests.c.files, manifests.c.snapshot == "")
+    query = sa.select(manifests.c.id).where(complete, manifests.c.account.is_not(None)).order_by(manifests.c.id)
+    return list(connection.execute(query).scalars())
+
+
+def set_snapshot(connection: Connection, number: int, snapshot: str) -> None:
+    connection.execute(sa.update(manifests).where(manifests.c.id == number).values(snapshot=snapshot))
+
+
+# -- the shelf ---------------------------------------------------------------------------------------------------------
+
+
+def add_shelf(connection: Connection, snapshot: str) -> None:
+    """The catalog knows everything in that snapshot of the shelf."""
+    _insert_new(connection, shelves, {"snapshot": snapshot})
+
+
+def known_shelves(connection: Connection) -> set[str]:
+    return set(connection.execute(sa.select(shelves.c.snapshot)).scalars())
+
+
+def replace_shelves(connection: Connection, old: Sequence[str], new: str) -> None:
+    """Several snapshots of the shelf were made one."""
+    for some in _some(old):
+        connection.execute(sa.delete(shelves).where(shelves.c.snapshot.in_(some)))
+    add_shelf(connection, new)
+
+
+def count_usage(connection: Connection) -> None:
+    """Set what each account uses to what it has."""
+    whole = sa.select(sa.func.coalesce(sa.func.sum(files.c.size), 0), sa.func.count(files.c.hash))
+    for number in connection.execute(sa.select(accounts.c.id)).scalars().all():
+        size, count = connection.execute(whole.where(files.c.account == number)).one()
+        coming = sa.select(sa.func.coalesce(sa.func.sum(parts.c.stop - parts.c.start), 0))
+        more = connection.execute(coming.where(parts.c.account == number)).scalar_one()
+        used = {"used_bytes": int(size) + int(more), "used_objects": count}
+        connection.execute(sa.update(accounts).where(accounts.c.id == number).values(used))
+
+
+# -- rows --------------------------------------------------------------------------------------------------------------
+
+
+def _insert_new(connection: Connection, table: sa.Table, row: dict[str, Any]) -> bool:
+    """Insert a row unless it is there; whether it is new."""
+    key = next(iter(table.primary_key.columns))
+    if connection.dialect.name == "sqlite":
+        lite = sqlite.insert(table).values(row).on_conflict_do_nothing()
+        return connection.execute(lite.returning(key)).first() is not None
+    great = postgresql.insert(table).values(row).on_conflict_do_nothing()
+    return connection.execute(great.returning(key)).first() is not None
+
+
+def _of(account: int | None) -> sa.ColumnElement[bool]:
+    return manifests.c.account.is_(None) if account is None else manifests.c.account == account
+
+
+def _some(values: Iterable[str]) -> Iterator[list[str]]:
+    """A few at a time."""
+    held: list[str] = []
+    for value in values:
+        held.append(value)
+        if len(held) == _AT_ONCE:
+            yield held
+            held = []
+    if held:
+        yield held

@@ -1,0 +1,331 @@
+"""``/files/HASH``: files by their hash, whole, in parts, by range, and by the resumable-upload draft of the IETF.
+
+The draft (draft-ietf-httpbis-resumable-upload): PUT with ``Upload-Complete`` begins, HEAD tells ``Upload-Offset``,
+PATCH appends, DELETE gives up. What came before a connection broke is kept, and HEAD tells how much it is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+from collections.abc import AsyncIterator, Generator
+from contextlib import aclosing
+from typing import Any
+
+import msgspec
+from anyio.to_thread import run_sync
+from fastapi import APIRouter, Depends, Request
+from fastapi.responses import Response, StreamingResponse
+
+from holdfast.accounts.directory import Identity
+from holdfast.errors import BrokenOff, Contradiction, NoContent, UsageError
+from holdfast.faces.bodies import Span, announced, content_range, pieces, wanted_range
+from holdfast.faces.gate import Gate
+from holdfast.faces.problems import Problem, problems_of
+from holdfast.manifests.files import UNKNOWN, Files, State, parse_hash
+from holdfast.manifests.uploads import Upload, hasher_of
+
+_SMALL = 1 << 20  # a body up to this size is one chunk: it needs no thread of its own
+_HASHED_AT_ONCE = 128 << 10  # up to this size hashing is quicker than having a thread do it
+_AT_ONCE = 64  # small bodies that are held in memory at the same time
+_encode = msgspec.json.Encoder().encode
+_PART_TYPE = "application/partial-upload"
+
+
+def router(files: Files, gate: Gate) -> APIRouter:
+    """The routes of ``/files``."""
+    routes, face = APIRouter(prefix="/files", tags=["files"]), _Face(files)
+    reads, writes = gate.needs("files:read"), gate.needs("files:write")
+
+    @routes.put("/{hash}", summary="Put a file, or a part of one", **_documents(_PUT))
+    async def put(request: Request, hash: str, by: Identity = Depends(writes)) -> Response:  # noqa: A002
+        name, headers = parse_hash(hash), request.headers
+        if (text := headers.get("content-range")) is not None:
+            return await face.put_part(request, by, name, content_range(text))
+        if (complete := headers.get("upload-complete")) is not None:
+            return await face.append(request, by, name, 0, _boolean(complete))
+        return await face.put_whole(request, by, name)
+
+    @routes.patch("/{hash}", summary="Append to a resumable upload", **_documents(_PATCH))
+    async def patch(request: Request, hash: str, by: Identity = Depends(writes)) -> Response:  # noqa: A002
+        name, headers = parse_hash(hash), request.headers
+        if headers.get("content-type", "").partition(";")[0].strip().lower() != _PART_TYPE:
+            return Problem(415, "media-type", f"What is appended must be of the type {_PART_TYPE}.")
+        offset = headers.get("upload-offset", "")
+        if not (offset.isascii() and offset.isdigit() and len(offset) <= 18):
+            raise UsageError("Upload-Offset must say where the body belongs.")
+        return await face.append(request, by, name, int(offset), _boolean(headers.get("upload-complete", "")))
+
+    @routes.delete("/{hash}", summary="Give up a file that is on its way", status_code=204, **_documents(_DELETE))
+    async def delete(hash: str, by: Identity = Depends(writes)) -> Response:  # noqa: A002
+        await run_sync(files.forget_parts, by, parse_hash(hash))
+        return Response(status_code=204)
+
+    @routes.get("/{hash}", summary="Get a file, or a range of it", **_documents(_GET))
+    async def get(request: Request, hash: str, by: Identity = Depends(reads)) -> Response:  # noqa: A002
+        return await face.get(request, by, parse_hash(hash))
+
+    @routes.head("/{hash}", summary="What is here of a file", **_documents(_HEAD))
+    async def head(hash: str, by: Identity = Depends(reads)) -> Response:  # noqa: A002
+        return await face.head(by, parse_hash(hash))
+
+    @routes.options("/{hash}", summary="What can be done", status_code=204, **_documents({}))
+    async def options(hash: str) -> Response:  # noqa: A002
+        return _options()
+
+    @routes.options("", summary="What can be done", status_code=204, **_documents({}))
+    async def options_of_all() -> Response:
+        return _options()
+
+    return routes
+
+
+def _options() -> Response:
+    return Response(
+        status_code=204, headers={"Accept-Ranges": "bytes", "Allow": "GET, HEAD, PUT, PATCH, DELETE, OPTIONS"}
+    )
+
+
+class _Face:
+    """What the routes do."""
+
+    def __init__(self, files: Files) -> None:
+        self._files = files
+        self._room = asyncio.Semaphore(_AT_ONCE)
+
+    async def put_whole(self, request: Request, by: Identity, hash_: str) -> Response:
+        size = announced(request)
+        if size is None or size > _SMALL:
+            return await self._put_large(request, by, hash_, size)
+        async with self._room, aclosing(pieces(request, _SMALL)) as body:
+            data = b"".join([piece async for piece in body])
+        hasher = hasher_of(hash_)
+        if len(data) <= _HASHED_AT_ONCE:
+            hasher.update(data)
+        else:
+            await run_sync(hasher.update, data)
+        future, arrival = self._files.put(by, hash_, data, hasher.hexdigest())
+        await asyncio.wrap_future(future)
+        return _whole(hash_, len(data), 201 if arrival.created else 200)
+
+    async def _put_large(self, request: Request, by: Identity, hash_: str, size: int | None) -> Response:
+        known = await run_sync(self._files.state, by, hash_)
+        if not known.is_available:
+            await run_sync(self._files.admit, by, size)
+        upload = self._files.receive(hash_, keep=not known.is_available)
+        broken = await self._feed(request, upload, self._files.most_bytes)
+        if broken:
+            await run_sync(upload.abandon)
+            raise broken
+        content, actual = await run_sync(upload.finish)
+        if known.is_available and actual == hash_:
+            return _whole(hash_, content.size, 200)
+        future, arrival = self._files.put(by, hash_, content, actual)
+        await asyncio.wrap_future(future)
+        return _whole(hash_, content.size, 201 if arrival.created else 200)
+
+    async def put_part(self, request: Request, by: Identity, hash_: str, span: Span) -> Response:
+        """A part by Content-Range. Its body must have just that many bytes."""
+        await run_sync(self._files.admit, by, span.total)
+        known = await run_sync(self._files.demand_room, by, hash_, span.total)
+        if (size := announced(request)) not in (None, span.stop - span.start):
+            raise UsageError(f"Content-Range names {span.stop - span.start} bytes; the body has {size}.")
+        upload = self._files.receive(None, keep=not known.is_available)
+        broken = await self._feed(request, upload, span.stop - span.start)
+        if broken:
+            await run_sync(upload.abandon)
+            raise broken
+        content, _ = await run_sync(upload.finish)
+        if content.size != span.stop - span.start:
+            raise BrokenOff(f"Content-Range names {span.stop - span.start} bytes; {content.size} came.")
+        if not known.is_available:
+            await asyncio.wrap_future(self._files.put_part(by, hash_, span.start, span.total, content))
+            known = await run_sync(self._files.finish, by, hash_)
+            return _answer(known, 201 if known.is_available else 202)
+        return _answer(known, 200)
+
+    async def append(self, request: Request, by: Identity, hash_: str, offset: int, complete: bool) -> Response:
+        """A piece of a resumable upload. What came is kept, also when the connection breaks."""
+        known = await run_sync(self._files.state, by, hash_)
+        if known.is_available:
+            return Problem(400, "completed-upload", "The upload is complete already.", type=_COMPLETED)
+        if offset != known.leading or len(known.ranges) > 1:
+            return _mismatch(known, offset)
+        size, length = announced(request), _length(request)
+        total = length if length is not None else offset + size if complete and size is not None else UNKNOWN
+        await run_sync(self._files.admit, by, None if total == UNKNOWN else total)
+        if total != UNKNOWN:
+            await run_sync(self._files.demand_room, by, hash_, total)
+        upload = self._files.receive(None)
+        most = self._files.most_bytes if total == UNKNOWN else total - offset
+        broken = await self._feed(request, upload, most)
+        content, _ = await run_sync(upload.finish)
+        if isinstance(broken, BrokenOff) or broken is None:
+            ended = complete and broken is None
+            known = await self._keep(by, hash_, offset, offset + content.size if ended else total, content, ended)
+        if broken:
+            raise broken
+        answer = _answer(known, 201 if known.is_available else 202)
+        answer.headers["Upload-Offset"] = str(known.size if known.is_available else known.leading)
+        answer.headers["Upload-Complete"] = "?1" if known.is_available else "?0"
+        answer.headers["Location"] = f"/files/{hash_}"
+        return answer
+
+    async def _keep(self, by: Identity, hash_: str, offset: int, total: int, content: Any, ended: bool) -> State:
+        if content.size or ended:
+            await asyncio.wrap_future(self._files.put_part(by, hash_, offset, total, content))
+        return await run_sync(self._files.finish, by, hash_)
+
+    async def _feed(self, request: Request, upload: Upload, most: int) -> Exception | None:
+        """The body into the upload: one piece is stored while the next comes. What broke it off, if anything did."""
+        storing: asyncio.Future[None] | None = None
+        try:
+            async with aclosing(pieces(request, most)) as body:
+                async for piece in body:
+                    if storing:
+                        await storing
+                    storing = asyncio.ensure_future(run_sync(upload.feed, piece))
+            if storing:
+                await storing
+        except Exception as e:  # noqa: BLE001 - the caller decides what it means
+            if storing and not storing.done():
+                await asyncio.wait([storing])
+            return e
+        return None
+
+    async def get(self, request: Request, by: Identity, hash_: str) -> Response:
+        file = await run_sync(self._files.file, by, hash_)
+        headers = _facts(hash_)
+        if hash_ in request.headers.get("if-none-match", ""):
+            return Response(status_code=304, headers=headers)
+        asked = request.headers.get("range")
+        if (only_if := request.headers.get("if-range")) and hash_ not in only_if:
+            asked = None
+        span = wanted_range(asked, file.size)
+        start, stop = (span.start, span.stop) if span else (0, file.size)
+        headers["Content-Length"] = str(stop - start)
+        if span:
+            headers["Content-Range"] = f"bytes {start}-{stop - 1}/{file.size}"
+        body = self._files.pieces(file, start, stop)
+        try:
+            first = await run_sync(next, body, b"")  # what is damaged is told by the status, not by a broken body
+        except BaseException:
+            body.close()
+            raise
+        return StreamingResponse(
+            _sent(first, body), 206 if span else 200, headers, media_type="application/octet-stream"
+        )
+
+    async def head(self, by: Identity, hash_: str) -> Response:
+        known = await run_sync(self._files.state, by, hash_)
+        if known.is_available:
+            more = {"Content-Length": str(known.size), "Upload-Offset": str(known.size), "Upload-Complete": "?1"}
+            return Response(headers=_facts(hash_) | more, media_type="application/octet-stream")
+        if not known.ranges:
+            raise NoContent(f"You have no file {hash_}.")
+        more = {"Upload-Offset": str(known.leading), "Upload-Complete": "?0", "Cache-Control": "no-store"}
+        if known.size is not None:
+            more["Upload-Length"] = str(known.size)
+        return Response(status_code=204, headers=more)
+
+
+async def _sent(first: bytes, rest: Generator[bytes, None, None]) -> AsyncIterator[bytes]:
+    """The pieces, each read by a thread while nothing else waits for it."""
+    try:
+        while first:
+            coming = asyncio.ensure_future(run_sync(next, rest, b""))
+            try:
+                yield first
+            finally:
+                await asyncio.wait([coming])
+            first = coming.result()
+    finally:
+        with contextlib.suppress(ValueError):  # a thread is in the middle of it, and will end it
+            rest.close()
+
+
+def _facts(hash_: str) -> dict[str, str]:
+    """What is said of every file."""
+    headers = {"ETag": f'"{hash_}"', "Accept-Ranges": "bytes", "X-Content-Type-Options": "nosniff"}
+    if len(hash_) == 64:
+        headers["Repr-Digest"] = f"sha-256=:{base64.b64encode(bytes.fromhex(hash_)).decode()}:"
+    return headers
+
+
+def _answer(known: State, status: int) -> Response:
+    content: dict[str, Any] = {"hash": known.hash, "size": known.size, "is_available": known.is_available}
+    if not known.is_available:
+        content["available_bytes"] = [[start, stop - 1] for start, stop in known.ranges]
+    return Response(_encode(content), status, media_type="application/json")
+
+
+def _whole(hash_: str, size: int, status: int) -> Response:
+    return _answer(State(hash_, size, True), status)
+
+
+def _mismatch(known: State, offset: int) -> Response:
+    sentence = f"The upload goes on at byte {known.leading}, not {offset}."
+    told: dict[str, Any] = {"type": _MISMATCH, "expected-offset": known.leading, "provided-offset": offset}
+    answer = Problem(Contradiction.http_status, Contradiction.code, sentence, **told)
+    answer.headers["Upload-Offset"], answer.headers["Upload-Complete"] = str(known.leading), "?0"
+    return answer
+
+
+def _boolean(text: str) -> bool:
+    """A boolean as structured fields write it."""
+    if text.strip() not in ("?0", "?1"):
+        raise UsageError("Upload-Complete must be ?0 or ?1.")
+    return text.strip() == "?1"
+
+
+def _length(request: Request) -> int | None:
+    text = request.headers.get("upload-length")
+    if text is None:
+        return None
+    if not (text.isascii() and text.isdigit() and len(text) <= 18):
+        raise UsageError("Upload-Length must be a number of bytes.")
+    return int(text)
+
+
+# -- what /openapi.json says -------------------------------------------------------------------------------------------
+
+_MISMATCH = "https://iana.org/assignments/http-problem-types#mismatching-upload-offset"
+_COMPLETED = "https://iana.org/assignments/http-problem-types#completed-upload"
+_STATE = {
+    "type": "object",
+    "required": ["hash", "size", "is_available"],
+    "properties": {
+        "hash": {"type": "string"},
+        "size": {"type": ["integer", "null"]},
+        "is_available": {"type": "boolean"},
+        "available_bytes": {
+            "type": "array",
+            "items": {"type": "array", "items": {"type": "integer"}, "minItems": 2, "maxItems": 2},
+        },
+    },
+}
+_SAID = {"content": {"application/json": {"schema": _STATE}}}
+_BYTES = {"content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}}
+_PUT: dict[int | str, dict[str, Any]] = {
+    200: {"description": "It was there already.", **_SAID}, 201: {"description": "It is stored.", **_SAID},
+    202: {"description": "The part is stored; more is needed.", **_SAID},
+    **problems_of(400, 409, 413, 422, 503, 507),
+}  # fmt: skip
+_PATCH: dict[int | str, dict[str, Any]] = _PUT | problems_of(415)
+_DELETE: dict[int | str, dict[str, Any]] = {204: {"description": "Its parts are forgotten."}, **problems_of(400, 404)}
+_GET: dict[int | str, dict[str, Any]] = {
+    200: {"description": "The whole file.", **_BYTES}, 206: {"description": "The range.", **_BYTES},
+    304: {"description": "You have it."}, **problems_of(400, 404, 416),
+}  # fmt: skip
+_HEAD: dict[int | str, dict[str, Any]] = {
+    200: {"description": "It is here."}, 204: {"description": "A part of it is here."},
+    400: {"description": "It is no hash."}, 404: {"description": "Nothing of it is here."},
+}  # fmt: skip
+_BODY = {"requestBody": {"required": True, **_BYTES}}
+
+
+def _documents(responses: dict[int | str, dict[str, Any]]) -> dict[str, Any]:
+    """Arguments for a route."""
+    takes_a_body = responses in (_PUT, _PATCH)
+    return {"responses": responses | problems_of(401, 403, 429), "openapi_extra": _BODY if takes_a_body else None}

@@ -1,0 +1,207 @@
+"""Manifests: received, kept to the letter, given back with what is here of each file.
+
+What is promised: a manifest that was acknowledged is durable; its availability is worked out anew each time it is
+read, from what its own account has; one that has all its files becomes a snapshot, which the command line restores.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import dataclass
+from typing import Any, BinaryIO
+
+import msgspec
+
+from holdfast.accounts.directory import Identity
+from holdfast.accounts.scopes import ADMIN
+from holdfast.catalog import holdings
+from holdfast.catalog.database import Connection, Database
+from holdfast.catalog.holdings import File, Manifest
+from holdfast.errors import NoAccount, NoContent, UsageError
+from holdfast.manifests.document import HEADER_MOST, Claim, Reading, lines_of, rendered
+from holdfast.manifests.files import Files, State
+from holdfast.manifests.shelf import Content, Order, Ready, Shelf
+from holdfast.manifests.uploads import PIECE
+
+MOST_LISTED = 1000
+_CLAIMS = 2000  # files that are looked for at a time
+_RECEIVING_NS = 24 * 3600 * 1_000_000_000  # nobody takes longer to send a manifest
+
+
+@dataclass(eq=False)
+class _Received:
+    """A manifest whose lines are stored. ``version`` is known when it is noted."""
+
+    by: Identity
+    number: int
+    here: int
+    reading: Reading
+    now_ns: int
+    version: int = 0
+    complete: bool = False
+
+
+class Page(msgspec.Struct, frozen=True):
+    """A page of a list. ``next``: what to ask the next one with, None after the last."""
+
+    manifests: list[Manifest]
+    next: int | None
+
+
+class Manifests:
+    """See the module. Safe to share between threads. ``on_complete`` is told of manifests that have all their files."""
+
+    def __init__(
+        self,
+        shelf: Shelf,
+        files: Files,
+        database: Database,
+        now_ns: Callable[[], int],
+        on_complete: Callable[[list[int]], None],
+    ) -> None:
+        self._shelf, self._files, self._database, self._now_ns = shelf, files, database, now_ns
+        self._on_complete = on_complete
+
+    # -- receiving -------------------------------------------------------------------------------------------------
+
+    def receive(self, by: Identity, source: BinaryIO) -> Manifest:
+        """Read, check and store a manifest (``source``: its JSON, seekable) as the next version of its name."""
+        now = self._now_ns()
+        with self._database.writing() as c:
+            number = holdings.begin_manifest(c, by.account, now)
+        try:
+            reading = Reading(source)
+            here, content = self._store(by, number, reading)
+            received = _Received(by, number, here, reading, now)
+            path = f"{by.username}/manifests/{number:020d}".encode()
+            self._shelf.commit(Order(path, content, self._note, received)).result()
+        except BaseException:
+            with contextlib.suppress(Exception), self._database.writing() as c:
+                holdings.drop_manifest(c, number)
+            raise
+        if received.complete:
+            self._on_complete([number])
+        with self._database.reading() as c:
+            found = holdings.manifest_by_id(c, number)
+        if found is None:
+            raise NoAccount("The account is gone.")
+        return found
+
+    def clear(self) -> None:
+        """Forget what was being received when a server was killed, a day ago or more."""
+        with self._database.writing() as c:
+            holdings.drop_unfinished_manifests(c, self._now_ns() - _RECEIVING_NS)
+
+    def _store(self, by: Identity, number: int, reading: Reading) -> tuple[int, Content]:
+        """Store the lines while they are read; how many of the files are here, and the content."""
+        upload, here = self._files.receive(None), 0
+        held, claims = bytearray(), list[Claim]()
+        try:
+            for line, claim in reading.lines():
+                held += line
+                if len(held) >= PIECE:
+                    upload.feed(bytes(held))
+                    held.clear()
+                if claim is not None:
+                    claims.append(claim)
+                if len(claims) >= _CLAIMS:
+                    here += self._look_for(by, number, claims)
+                    claims = []
+            here += self._look_for(by, number, claims)
+            upload.feed(bytes(held))
+            return here, upload.finish()[0]
+        except BaseException:
+            upload.abandon()
+            raise
+
+    def _look_for(self, by: Identity, number: int, claims: list[Claim]) -> int:
+        """How many of these files are here; the others are noted as wanted."""
+        missing: dict[tuple[str, int], int] = {}
+        with self._database.reading() as c:
+            sizes = holdings.sizes_of(c, by.account, {claim.hash for claim in claims})
+        for claim in claims:
+            if sizes.get(claim.hash) != claim.size:
+                missing[claim.hash, claim.size] = missing.get((claim.hash, claim.size), 0) + 1
+        if missing:
+            with self._database.writing() as c:
+                holdings.add_wanted(c, number, missing)
+        return len(claims) - sum(missing.values())
+
+    def _note(self, c: Connection, ready: list[Ready]) -> None:
+        """The clerk of manifests."""
+        for order, content in ready:
+            received: _Received = order.about
+            header = received.reading.header
+            version = holdings.finish_manifest(
+                c, received.number, received.by.account, received.here, name=header["name"],
+                timestamp=header.get("timestamp") or "", base=header.get("base") or "",
+                header=msgspec.json.Encoder(decimal_format="number").encode(header), files=received.reading.files,
+                content_bytes=min(received.reading.bytes, (1 << 63) - 1), received_ns=received.now_ns,
+                **msgspec.structs.asdict(content),
+            )  # fmt: skip
+            if version is None:
+                order.error = NoAccount("The account is gone.")
+                continue
+            received.complete = holdings.settle_manifest(c, received.by.account, received.number)
+
+    # -- reading ---------------------------------------------------------------------------------------------------
+
+    def named(self, by: Identity, name: str, version: int | None = None) -> Manifest:
+        """One manifest, the newest version unless one is asked for. NoContent when the account has none."""
+        with self._database.reading() as c:
+            found = holdings.manifest_named(c, by.account, name, version)
+            if found is None and ADMIN in by.scopes:
+                found = holdings.manifest_named(c, None, name, version)
+        if found is None:
+            which = f" version {version} of" if version is not None else ""
+            raise NoContent(f"You have no{which} manifest {name!r}.", "`GET /manifests` lists those there are.")
+        return found
+
+    def page(self, by: Identity, *, limit: int, before: int | None, name: str | None) -> Page:
+        """The newest version of each name, or with ``name`` its versions; the newest received first."""
+        if not 1 <= limit <= MOST_LISTED:
+            raise UsageError(f"The limit must be between 1 and {MOST_LISTED}.")
+        with self._database.reading() as c:
+            found = holdings.list_manifests(
+                c, by.account, snapshots_too=ADMIN in by.scopes, name=name, before=before, limit=limit + 1
+            )
+        return Page(found[:limit], found[limit - 1].id if len(found) > limit else None)
+
+    def render(self, by: Identity, manifest: Manifest, *, as_number: bool = False) -> Generator[bytes, None, None]:
+        """The manifest as JSON, piece by piece, with its availability as it is now."""
+        judge = None if manifest.available == manifest.files else self._judge(by)
+        yield from rendered(manifest.header, self.lines(manifest), judge, as_number)
+
+    def rendered_of(self, content: Content) -> Iterator[bytes]:
+        """A stored document as JSON, as it came."""
+        file = File("", content.size, content.chunks, content.depth)
+        end = b"".join(self._files.pieces(file, max(0, file.size - 2 * HEADER_MOST)))
+        header = end.rstrip(b"\n").rpartition(b"\n")[2]
+        yield from rendered(header[len(b'["h",') : -1], lines_of(self._files.pieces(file)), None, False)
+
+    def lines(self, manifest: Manifest) -> Iterator[bytes]:
+        """Its stored lines, the header's left out."""
+        content = File(manifest.name, manifest.size, manifest.chunks, manifest.depth)
+        return lines_of(self._files.pieces(content))
+
+    def _judge(self, by: Identity) -> Callable[[list[Claim]], list[State]]:
+        def judge(claims: list[Claim]) -> list[State]:
+            """What is here; a file counts for an entry only when its size is the one that the entry says."""
+            states = self._files.states(by, {claim.hash.lower() for claim in claims})
+            return [_fitting(states[claim.hash.lower()], claim.size) for claim in claims]
+
+        return judge
+
+
+def _fitting(state: State, size: int) -> State:
+    return state if state.size in (None, size) else State(state.hash, None, False)
+
+
+def about(manifest: Manifest) -> dict[str, Any]:
+    """A manifest as a list shows it, its address left out."""
+    return {
+        "name": manifest.name, "version": manifest.version, "timestamp": manifest.timestamp or None,
+        "base": manifest.base or None, "files": manifest.files, "available": manifest.available,
+        "bytes": manifest.content_bytes,
+    }  # fmt: skip

@@ -1,0 +1,188 @@
+"""Keeps the shelf small, and the catalog complete.
+
+Each commit of the shelf puts a snapshot. When many have gathered, they are merged into one, without what the catalog
+no longer knows (parts of files that are whole by now, files of accounts that were deleted), and the old ones deleted:
+what nothing needs any more, prune frees. A snapshot of the shelf that the catalog does not know (the server was killed
+between the two, or the catalog was lost) is taken in: its files, parts and manifests become the accounts' again.
+
+What is promised: a merged snapshot is durable before one that it stands for is deleted; nothing that the catalog knows
+is ever left out; taking in twice changes nothing.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+
+from holdfast.accounts.directory import Identity
+from holdfast.catalog import holdings, people
+from holdfast.catalog.database import Connection, Database
+from holdfast.catalog.holdings import File, Part
+from holdfast.manifests.manifests import Manifests
+from holdfast.manifests.shelf import TAG, Content, Shelf
+from holdfast.repository.format import Entry
+from holdfast.repository.pages import Run, Tree, join, sort_key
+from holdfast.repository.snapshots import Stored
+
+MANY = 64  # snapshots that may gather
+_SOME = 500
+Named = tuple[bytes, Entry]  # path and entry
+
+
+class Tidier:
+    """See the module."""
+
+    def __init__(
+        self, shelf: Shelf, manifests: Manifests, database: Database, folder: str, now_ns: Callable[[], int]
+    ) -> None:
+        self._shelf, self._manifests, self._database, self._now_ns = shelf, manifests, database, now_ns
+        self._folder = folder
+
+    # -- taking in -------------------------------------------------------------------------------------------------
+
+    def take_in(self) -> int:
+        """Take in the snapshots that the catalog does not know; how many."""
+        with self._database.reading() as c:
+            known = holdings.known_shelves(c)
+            accounts = {a.username: Identity(a.id, a.username, a.role, frozenset()) for a in people.list_accounts(c)}
+        fresh = [s for s in self._stored() if s.id not in known]
+        for stored in fresh:
+            if self._take_in(stored, accounts):
+                with self._database.writing() as c:
+                    holdings.add_shelf(c, stored.id)
+        if fresh:
+            with self._database.writing() as c:
+                holdings.count_usage(c)
+        return len(fresh)
+
+    def _take_in(self, stored: Stored, accounts: dict[str, Identity]) -> bool:
+        """False when it holds something of an account that is not there: then it is looked at again."""
+        whole = True
+        entries = self._files_in(stored)
+        while some := list(itertools.islice(entries, _SOME)):
+            documents: list[tuple[Identity, Content]] = []
+            with self._database.writing() as c:
+                for path, entry in some:
+                    by = accounts.get(path.split(b"/")[0].decode())
+                    whole = whole and by is not None
+                    if by is not None and not self._note(c, by, path, entry):
+                        documents.append((by, Content(entry.size, entry.content, entry.depth)))
+            for by, content in documents:
+                self._take_in_manifest(by, content)
+        return whole
+
+    def _note(self, c: Connection, by: Identity, path: bytes, entry: Entry) -> bool:
+        """Note a file or a part; False for a manifest."""
+        _, kind, *rest = path.decode().split("/")
+        if kind == "files" and holdings.file_of(c, by.account, rest[0]) is None:
+            file = File(rest[0], entry.size, entry.content, entry.depth)
+            holdings.add_files(c, by.account, [file], self._now_ns())
+            holdings.settle(c, by.account, {file.hash: file.size})
+        if kind == "parts" and holdings.file_of(c, by.account, rest[0]) is None:
+            start, stop, total = (int(number) for number in rest[1].split("-", 2))
+            part = Part(rest[0], start, stop, total, entry.content, entry.depth)
+            holdings.add_part(c, by.account, part, self._now_ns())
+        return kind != "manifests"
+
+    def _take_in_manifest(self, by: Identity, content: Content) -> None:
+        with self._database.reading() as c:
+            if holdings.has_document(c, by.account, content.chunks):
+                return
+        with tempfile.TemporaryFile(dir=self._folder) as document:
+            document.writelines(self._manifests.rendered_of(content))
+            document.seek(0)
+            self._manifests.receive(by, document)
+
+    # -- merging ---------------------------------------------------------------------------------------------------
+
+    def tidy(self) -> int:
+        """Merge snapshots when there are many; how many were merged."""
+        with self._database.reading() as c:
+            known = holdings.known_shelves(c)
+        if len(known) <= MANY:
+            return 0
+        chosen = _of_like_size([s for s in self._stored() if s.id in known])
+        if len(chosen) < 2:
+            return 0
+        count = 0
+
+        def runs() -> Iterator[Run]:
+            nonlocal count
+            count = 0
+            live = self._live(chosen)
+            while some := list(itertools.islice(live, _SOME)):
+                for directory, group in itertools.groupby(some, key=lambda named: named[0]):
+                    entries = [entry for _, entry in group]
+                    count += sum(entry.kind == "f" for entry in entries)
+                    yield directory, entries
+
+        merged = self._shelf.put_snapshot(runs, lambda root: self._shelf.snapshot(root, count))
+        with self._database.writing() as c:
+            holdings.replace_shelves(c, [s.id for s in chosen], merged)
+        for stored in chosen:
+            if stored.id != merged:
+                self._shelf.repo.storage.delete(f"snapshots/{stored.id}")
+        return len(chosen)
+
+    def _live(self, chosen: list[Stored]) -> Iterator[Named]:
+        """Everything of these snapshots that the catalog knows, in order, each path once: (directory, entry)."""
+        merged = heapq.merge(*(self._keyed(stored) for stored in chosen), key=lambda item: item[0])
+        once = (next(same)[1:] for _, same in itertools.groupby(merged, key=lambda item: item[0]))
+        while some := list(itertools.islice(once, _SOME)):
+            with self._database.reading() as c:
+                dead = self._dead(c, [join(directory, entry.name) for directory, entry in some if entry.kind == "f"])
+            yield from (one for one in some if join(one[0], one[1].name) not in dead)
+
+    def _dead(self, c: Connection, paths: Iterable[bytes]) -> set[bytes]:
+        """Those of the paths that the catalog has nothing for."""
+        return {path for path in paths if not _is_known(c, path)}
+
+    def _keyed(self, stored: Stored) -> Iterator[tuple[tuple[bytes, bytes], bytes, Entry]]:
+        for directory, entries in Tree(self._shelf.read, stored.snapshot.root).runs():
+            for entry in entries:
+                yield sort_key(directory, entry.name), directory, entry
+
+    # -- both ------------------------------------------------------------------------------------------------------
+
+    def _stored(self) -> list[Stored]:
+        """The shelf's snapshots, the oldest first; one that is damaged is left alone."""
+        found = self._shelf.repo.snapshots([])
+        return [s for s in found if TAG in s.snapshot.tags]
+
+    def _files_in(self, stored: Stored) -> Iterator[Named]:
+        for _, directory, entry in self._keyed(stored):
+            if entry.kind == "f":
+                yield join(directory, entry.name), entry
+
+
+def _is_known(c: Connection, path: bytes) -> bool:
+    """Whether the catalog has what a path of the shelf says."""
+    username, kind, *rest = path.decode().split("/")
+    account = people.account_named(c, username)
+    if account is None:
+        return False
+    if kind == "files":
+        return holdings.file_of(c, account.id, rest[0]) is not None
+    if kind == "parts":
+        return holdings.has_part(c, account.id, rest[0], *_bounds(rest[1]))
+    return holdings.manifest_by_id(c, int(rest[0])) is not None
+
+
+def _bounds(name: str) -> tuple[int, int]:
+    start, stop, _ = name.split("-", 2)
+    return int(start), int(stop)
+
+
+def _of_like_size(stored: list[Stored]) -> list[Stored]:
+    """The small ones, up to where one is much larger than all before it: so each file is rewritten a few times only."""
+    ordered = sorted(stored, key=lambda s: s.snapshot.totals.files)
+    taken: list[Stored] = []
+    total = 0
+    for one in ordered:
+        if taken and len(taken) >= 2 and one.snapshot.totals.files > 2 * total + MANY:
+            break
+        taken.append(one)
+        total += one.snapshot.totals.files
+    return taken

@@ -1,0 +1,78 @@
+"""The shelf stays small, and the catalog can be made anew from it."""
+
+from __future__ import annotations
+
+import pytest
+import sqlalchemy as sa
+
+from holdfast.catalog.tables import files, manifests, parts, shelves, wanted
+from holdfast.manifests import tidying
+from holdfast.manifests.shelf import TAG
+from holdfast.repository import prune
+from holdfast.repository.check import check
+from tests.manifests.making import Room, entry, sha256
+from tests.manifests.test_files import noise
+
+
+def shelf_snapshots(room: Room) -> int:
+    return sum(TAG in s.snapshot.tags for s in room.repo.snapshots())
+
+
+def test_many_snapshots_become_few_and_nothing_is_lost(room: Room, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(tidying, "MANY", 8)
+    contents = [noise(1000, seed) for seed in range(30)]
+    for data in contents:
+        room.put(room.ann, data)
+        room.tidier.tidy()
+    assert shelf_snapshots(room) <= 12
+    room.stop()
+    prune.prune(room.repo, prune.Request(now=True))
+    assert check(room.repo, read_data=1.0).good
+    room.start()
+    assert all(room.get(room.ann, data) == data for data in contents)
+
+
+def test_parts_of_whole_files_and_files_of_deleted_accounts_go(room: Room, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(tidying, "MANY", 1)
+    data = noise(10_000)
+    room.put_part(room.ann, data, 0, 5_000)
+    room.put_part(room.ann, data, 5_000, 10_000)
+    room.put(room.ben, b"of ben")
+    room.house.directory.delete(room.house.admin, "ben")
+    assert room.tidier.tidy() > 1
+    (stored,) = [s for s in room.repo.snapshots() if TAG in s.snapshot.tags]
+    assert [path for path, _ in room.tidier._files_in(stored)] == [f"ann/files/{sha256(data)}".encode()]
+
+
+def test_a_lost_catalog_is_made_anew(room: Room):
+    whole, part = noise(5_000), noise(6_000, 2)
+    room.put(room.ann, whole)
+    room.put_part(room.ann, part, 1_000, 2_000)
+    room.post(room.ann, {"name": "m", "extra": [1], "files": {"a": entry(whole), "b": entry(part)}})
+    before = room.read(room.ann, "m")
+    with room.database.writing() as c:
+        for table in (wanted, manifests, parts, files, shelves):
+            c.execute(sa.delete(table))
+        c.execute(sa.text("UPDATE accounts SET used_bytes = 0, used_objects = 0"))
+    for _ in range(2):
+        room.tidier.take_in()
+        assert room.get(room.ann, whole) == whole
+        assert room.read(room.ann, "m") == before
+        assert room.manifests.named(room.ann, "m").version == 1
+        account = room.house.directory.account(room.ann, "ann")
+        assert (account.used_bytes, account.used_objects) == (6_000, 1)
+
+
+def test_prune_meanwhile_takes_nothing_that_is_needed(room: Room):
+    contents = [noise(1000, seed) for seed in range(40)]
+    for data in contents[:20]:
+        room.put(room.ann, data)
+    upload = room.files.receive(sha256(contents[-1]))
+    prune.prune(room.repo, prune.Request(deadline_s=0, max_unused=0))
+    for data in contents[20:-1]:
+        room.put(room.ann, data)
+    upload.feed(contents[-1])
+    room.files.put(room.ann, sha256(contents[-1]), *upload.finish())[0].result(60)
+    prune.prune(room.repo, prune.Request(deadline_s=0, max_unused=0))
+    assert all(room.get(room.ann, data) == data for data in contents)
+    assert check(room.repo, read_data=1.0).good
