@@ -18,7 +18,13 @@ A file looks like this; every key is optional, an unknown one is an error that n
     data = "/srv/holdfast"
     database = "postgresql://holdfast@db/holdfast"
 
-What stands under ``[server]`` can also be given as ``HOLDFAST_SERVER__HOST`` and so on.
+    [oidc]
+    issuer = "https://login.example.org"
+    client_id = "holdfast"
+    client_secret_file = "/etc/holdfast/oidc-secret"
+    admit = "existing"
+
+What stands under ``[server]`` can also be given as ``HOLDFAST_SERVER__HOST`` and so on, and likewise for ``[oidc]``.
 """
 
 from __future__ import annotations
@@ -26,6 +32,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 
@@ -59,9 +66,22 @@ class ServerSettings(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     most_bytes: int = 1 << 40  # of one file
 
 
+class OidcSettings(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """The ``[oidc]`` table: an OpenID Connect provider one can log in through; without an ``issuer``: none. ``admit``:
+    who gets in, people whose verified e-mail address an account has, or anyone the provider knows.
+    """
+
+    issuer: str = ""
+    client_id: str = ""
+    client_secret_file: str = ""
+    scopes: str = "openid email profile"
+    admit: Literal["existing", "anyone"] = "existing"
+
+
 class _File(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     profile: dict[str, Profile] = {}
     server: ServerSettings = ServerSettings()
+    oidc: OidcSettings = OidcSettings()
 
 
 class Settings(msgspec.Struct, frozen=True):
@@ -137,18 +157,26 @@ def load_server(options: Mapping[str, object], environment: Mapping[str, str] | 
     """
     env = os.environ if environment is None else environment
     given = {k: v for k, v in options.items() if v is not None and k in ServerSettings.__struct_fields__}
-    path = str(options.get("config") or "") or env.get("HOLDFAST_CONFIG") or ""
-    content = _read(Path(path) if path else _config_folder(env) / "holdfast.toml", bool(path)) or _File()
-    table = msgspec.structs.asdict(content.server)
-    for name in table:
-        if (value := env.get(f"HOLDFAST_SERVER__{name.upper()}")) is not None:
-            table[name] = value
+    table = _with_environment(_content(options, env).server, "SERVER", env)
     try:
         found = msgspec.convert(table | given, ServerSettings, strict=False)
     except msgspec.ValidationError as e:
         raise UsageError(f"The server's settings: {e}.") from None
     folder = Path(found.data).expanduser() if found.data else _data_folder(env) / "server"
     return msgspec.structs.replace(found, data=str(folder.absolute()))
+
+
+def load_oidc(options: Mapping[str, object], environment: Mapping[str, str] | None = None) -> OidcSettings:
+    """The outside provider's settings; the environment wins over the file."""
+    env = os.environ if environment is None else environment
+    table = _with_environment(_content(options, env).oidc, "OIDC", env)
+    try:
+        found = msgspec.convert(table, OidcSettings, strict=False)
+    except msgspec.ValidationError as e:
+        raise UsageError(f"The provider's settings: {e}.") from None
+    if found.issuer and not (found.client_id and found.client_secret_file and "openid" in found.scopes.split()):
+        raise UsageError("[oidc] needs client_id, client_secret_file, and openid among its scopes.")
+    return found
 
 
 def admin_password() -> str:
@@ -160,6 +188,17 @@ def child_environment() -> dict[str, str]:
     """The environment for a program we start: ours without our secrets."""
     secret = ("HOLDFAST_PASSWORD", "HOLDFAST_ADMIN_PASSWORD", "HOLDFAST_SERVER__")
     return {k: v for k, v in os.environ.items() if not k.startswith(secret)}
+
+
+def _content(options: Mapping[str, object], env: Mapping[str, str]) -> _File:
+    path = str(options.get("config") or "") or env.get("HOLDFAST_CONFIG") or ""
+    return _read(Path(path) if path else _config_folder(env) / "holdfast.toml", bool(path)) or _File()
+
+
+def _with_environment(found: msgspec.Struct, section: str, env: Mapping[str, str]) -> dict[str, object]:
+    """A table's values, those that the environment gives instead."""
+    table = msgspec.structs.asdict(found)
+    return {name: env.get(f"HOLDFAST_{section}__{name.upper()}", value) for name, value in table.items()}
 
 
 def _home(env: Mapping[str, str]) -> Path:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from argon2 import PasswordHasher
 
 from holdfast.accounts.directory import Directory, Identity
+from holdfast.accounts.oauth import OAuth
 from holdfast.accounts.passwords import Passwords
 from holdfast.catalog.database import Database
 
@@ -35,6 +36,7 @@ class House:
     def __post_init__(self) -> None:
         self.directory = Directory(self.database, Passwords(CHEAP), self.clock)
         self.directory.create_first_admin(ADMIN_PASSWORD)
+        self.oauth = OAuth(self.database, self.directory, self.clock)
         self.admin = self.log_in("admin", ADMIN_PASSWORD)
 
     def log_in(self, username: str, password: str = PASSWORD, address: str = HOME) -> Identity:

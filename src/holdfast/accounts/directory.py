@@ -19,15 +19,17 @@ from typing import Any
 from holdfast.accounts import guard
 from holdfast.accounts.passwords import Passwords, Proofs
 from holdfast.accounts.scopes import ADMIN, checked, scopes_of
-from holdfast.catalog import people
+from holdfast.catalog import grants, people
 from holdfast.catalog.database import Connection, Database
 from holdfast.catalog.people import Account, AuditEntry, Token
 from holdfast.errors import AccountExists, Forbidden, NoAccount, NotLoggedIn, QuotaFull, UsageError
 
 ROLES = ("admin", "user")
 SESSION_S = 12 * 3600
+LOGIN, TOKEN, OAUTH = "login", "token", "oauth"
 TOKEN_PREFIX = "hft_"  # so that a leaked token is known for one
 MOST_AUDIT = 1000
+LONGEST_LIFE_S = 100 * 366 * 86400  # of a token that expires
 _SECOND = 1_000_000_000
 _USE_NOTED_EVERY_NS = 60 * _SECOND
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
@@ -38,18 +40,29 @@ _LONGEST_TEXT = 255
 
 @dataclass(frozen=True)
 class Identity:
-    """Somebody who is logged in: the account, what he may do now, and from where he came."""
+    """Somebody who is logged in: the account, what he may do now, and from where he came.
+
+    ``via``: by what he is known: ``login`` (a password or a session: the person), ``token`` (an API token), ``oauth``
+    (an access token: a program that acts for the person). ``expires_ns``: when that ends; None: not by itself.
+    """
 
     account: int
     username: str
     role: str
     scopes: frozenset[str]
     address: str = ""
+    via: str = LOGIN
+    expires_ns: int | None = None
 
     def demand(self, scope: str) -> None:
         """Forbidden, naming the scope, when it is not granted."""
         if scope not in self.scopes:
             raise Forbidden(f"This log-in may not do that: it lacks the scope {scope}.", "Ask for a token that has it.")
+
+    def demand_person(self, what: str) -> None:
+        """Forbidden unless it is the person: a token that gets out must not become more than it is."""
+        if self.via != LOGIN:
+            raise Forbidden(f"A token may not {what}.", "Log in with the password.")
 
 
 class Directory:
@@ -101,9 +114,12 @@ class Directory:
     def change(self, by: Identity, username: str, changes: Mapping[str, Any]) -> Account:
         """Change ``email``, ``name``, ``role``, ``disabled``, ``password``, ``quota_bytes`` or ``quota_objects``.
 
-        A disabled account, and one whose password was changed, is logged out everywhere.
+        A disabled account, and one whose password was changed, is logged out everywhere, and whatever it allowed
+        OAuth2 clients has ended.
         """
         by.demand(ADMIN)
+        if "password" in changes and username == by.username:
+            by.demand_person("change its account's password")
         fields = _details({k: v for k, v in changes.items() if k != "password"})
         if "password" in changes:
             fields["password"] = self._passwords.hash(changes["password"])
@@ -115,6 +131,7 @@ class Directory:
                 people.change_account(c, found.id, **fields)
             if fields.get("disabled") or "password" in fields:
                 people.delete_sessions(c, found.id)
+                grants.end_grants(c, found.id)
             self._note(c, by.username, by.address, "account changed", username, ", ".join(sorted(changes)))
             return self._named(c, username)
 
@@ -138,12 +155,16 @@ class Directory:
     # -- one's own -------------------------------------------------------------------------------------------------
 
     def change_own_password(self, by: Identity, old: str, new: str, *, session: str = "") -> None:
-        """The old one must be right, and is guarded against guessing like a log-in. Other sessions end."""
+        """The old one must be right, and is guarded against guessing like a log-in. Other sessions end, and whatever
+        was allowed OAuth2 clients.
+        """
+        by.demand_person("change the password")
         self._prove(by.username, old, by.address)
         hashed = self._passwords.hash(new)
         with self._writing() as c:
             people.change_account(c, by.account, password=hashed)
-            people.delete_sessions(c, by.account, but=_digest(session))
+            people.delete_sessions(c, by.account, but=digest_of(session))
+            grants.end_grants(c, by.account)
             self._note(c, by.username, by.address, "password changed", by.username)
 
     def charge(self, account: int, size: int, objects: int) -> None:
@@ -186,7 +207,7 @@ class Directory:
         key, now = secrets.token_urlsafe(32), self._now_ns()
         with self._writing() as c:
             people.add_session(
-                c, digest=_digest(key), account=by.account, created_ns=now, expires_ns=now + SESSION_S * _SECOND
+                c, digest=digest_of(key), account=by.account, created_ns=now, expires_ns=now + SESSION_S * _SECOND
             )
             self._note(c, by.username, by.address, "logged in", by.username)
         return key
@@ -194,7 +215,7 @@ class Directory:
     def by_session(self, key: str, address: str) -> Identity:
         """Who has that session. NotLoggedIn when there is none."""
         with self._database.reading() as c:
-            number = people.session_account(c, _digest(key), self._now_ns())
+            number = people.session_account(c, digest_of(key), self._now_ns())
             found = people.account_by_id(c, number) if number is not None else None
         if found is None or found.disabled:
             raise NotLoggedIn(_ENDED, "Log in again.")
@@ -202,7 +223,7 @@ class Directory:
 
     def close_session(self, key: str) -> None:
         with self._writing() as c:
-            people.delete_session(c, _digest(key))
+            people.delete_session(c, digest_of(key))
 
     # -- API tokens ------------------------------------------------------------------------------------------------
 
@@ -211,21 +232,26 @@ class Directory:
     ) -> tuple[str, Token]:
         """A token for the caller's account: the token itself, which nobody can tell again, and what is kept of it.
 
-        ``scopes``: no more than the caller has. ``expires_in``: seconds from now; None: never.
+        ``scopes``: no more than the caller has. ``expires_in``: seconds from now; None: never. A token makes only
+        tokens that do not outlive it, and an OAuth2 client makes none.
         """
+        if by.via == OAUTH:
+            by.demand_person("make API tokens")
         wanted = checked(scopes)
         for scope in sorted(wanted):
             by.demand(scope)
-        if expires_in is not None and not 0 < expires_in <= 100 * 366 * 86400:
+        if expires_in is not None and not 0 < expires_in <= LONGEST_LIFE_S:
             raise UsageError("expires_in must be a number of seconds between 1 and 100 years.")
         secret, now = TOKEN_PREFIX + secrets.token_urlsafe(32), self._now_ns()
+        expires_ns = None if expires_in is None else now + expires_in * _SECOND
+        if by.expires_ns is not None and (expires_ns is None or expires_ns > by.expires_ns):
+            raise Forbidden("A token may not make one that outlives it.", "Log in with the password.")
         with self._writing() as c:
             people.add_token(
-                c, account=by.account, name=_text(name, "name", least=1), digest=_digest(secret),
-                scopes=" ".join(sorted(wanted)), created_ns=now,
-                expires_ns=None if expires_in is None else now + expires_in * _SECOND,
+                c, account=by.account, name=line_of_text(name, "name", least=1), digest=digest_of(secret),
+                scopes=" ".join(sorted(wanted)), created_ns=now, expires_ns=expires_ns,
             )  # fmt: skip
-            made = people.token_by_digest(c, _digest(secret))
+            made = people.token_by_digest(c, digest_of(secret))
             self._note(c, by.username, by.address, "token made", name, " ".join(sorted(wanted)))
         if made is None:
             raise NoAccount("The account is gone.")
@@ -235,8 +261,17 @@ class Directory:
         with self._database.reading() as c:
             return people.list_tokens(c, by.account)
 
+    def token(self, by: Identity, number: int) -> Token:
+        """NoAccount when the caller has no such token."""
+        found = next((token for token in self.tokens(by) if token.id == number), None)
+        if found is None:
+            raise NoAccount(f"You have no token {number}.")
+        return found
+
     def revoke_token(self, by: Identity, number: int) -> None:
         """NoAccount when the caller has no such token."""
+        if by.via == OAUTH:
+            by.demand_person("revoke API tokens")
         with self._writing() as c:
             if not people.delete_token(c, by.account, number):
                 raise NoAccount(f"You have no token {number}.")
@@ -246,7 +281,7 @@ class Directory:
         """Who shows that token. NotLoggedIn when it is none, has expired, or its account is disabled."""
         now, found, token = self._now_ns(), None, None
         with self._database.reading() as c:
-            token = people.token_by_digest(c, _digest(secret))
+            token = people.token_by_digest(c, digest_of(secret))
             found = people.account_by_id(c, token.account) if token else None
         if (
             token is None
@@ -258,7 +293,8 @@ class Directory:
         if token.used_ns is None or now - token.used_ns >= _USE_NOTED_EVERY_NS:
             with self._writing() as c:
                 people.note_token_use(c, token.id, now)
-        return _identity(found, frozenset(token.scopes.split()) & scopes_of(found.role), address)
+        scopes = frozenset(token.scopes.split()) & scopes_of(found.role)
+        return Identity(found.id, found.username, found.role, scopes, address, TOKEN, token.expires_ns)
 
     # -- inside ----------------------------------------------------------------------------------------------------
 
@@ -293,7 +329,7 @@ class Directory:
         return self._named(c, fields["username"])
 
     def _named(self, c: Connection, username: str) -> Account:
-        found = people.account_named(c, username)
+        found = people.account_named(c, username) if _NAME.fullmatch(username) else None  # not all names fit a database
         if found is None:
             raise NoAccount(f"There is no account {username}.")
         return found
@@ -319,7 +355,7 @@ def _identity(account: Account, scopes: frozenset[str], address: str) -> Identit
     return Identity(account.id, account.username, account.role, scopes, address)
 
 
-def _digest(secret: str) -> bytes:
+def digest_of(secret: str) -> bytes:
     """How tokens and session keys are kept: 256 random bits need no slow hash."""
     return hashlib.sha256(secret.encode("utf-8", "surrogatepass")).digest()
 
@@ -336,7 +372,7 @@ def _details(fields: Mapping[str, Any]) -> dict[str, Any]:
     """The columns an administrator may set, checked; UsageError names the one that will not do."""
     for key, value in fields.items():
         if key in ("email", "name"):
-            _text(value, key)
+            line_of_text(value, key)
         elif key == "role":
             if value not in ROLES:
                 raise UsageError("The role must be admin or user.")
@@ -353,7 +389,7 @@ def _details(fields: Mapping[str, Any]) -> dict[str, Any]:
     return dict(fields)
 
 
-def _text(value: object, what: str, least: int = 0) -> str:
+def line_of_text(value: object, what: str, least: int = 0) -> str:
     """A line of text as people write it."""
     if not isinstance(value, str) or not least <= len(value) <= _LONGEST_TEXT:
         raise UsageError(f"The {what} must be a text of {least} to {_LONGEST_TEXT} characters.")

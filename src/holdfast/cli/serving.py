@@ -9,7 +9,7 @@ import click
 
 from holdfast.cli.output import Output, command
 from holdfast.errors import UsageError
-from holdfast.settings import admin_password, load_server
+from holdfast.settings import admin_password, load_oidc, load_server
 
 if TYPE_CHECKING:
     from holdfast.wiring.server import Server
@@ -30,11 +30,12 @@ def serve(out: Output, **options: Any) -> int:
         from holdfast.wiring.server import open_server
     except ModuleNotFoundError as e:
         raise UsageError(f"The server needs the package {e.name}.", "pip install 'holdfast[server]'") from None
-    settings = load_server({**options, "config": out.app.settings.config_file})
+    given = {**options, "config": out.app.settings.config_file}
+    settings, oidc = load_server(given), load_oidc(given)
     listener = listen(settings.host, settings.port)
     host, port = listener.getsockname()[:2]
     url = settings.url or f"http://{f'[{host}]' if ':' in host else host}:{port}"
-    with listener, open_server(settings, admin_password(), sys.stderr) as server:
+    with listener, open_server(settings, admin_password(), sys.stderr, oidc=oidc) as server:
         _greet(out, server, url)
         sys.stdout.flush()
         serve_app(server.app, listener)

@@ -18,30 +18,51 @@ from starlette.types import ASGIApp
 
 from holdfast import __version__
 from holdfast.accounts.directory import Directory, Identity
+from holdfast.accounts.oauth import OAuth
+from holdfast.accounts.openid import OpenID
 from holdfast.accounts.scopes import ALL_SCOPES
 from holdfast.errors import Forbidden, HoldfastError
-from holdfast.faces import problems
+from holdfast.faces import contract, problems
+from holdfast.faces import files as faces_files
+from holdfast.faces import manifests as faces_manifests
+from holdfast.faces.accounts import add_accounts
 from holdfast.faces.gate import COOKIE, Gate
+from holdfast.faces.login import add_login
+from holdfast.faces.oauth2 import add_oauth2
+from holdfast.faces.pages import Pages, add_style
 from holdfast.faces.watching import Metrics, Watch, make_log
+from holdfast.manifests.files import Files
+from holdfast.manifests.manifests import Manifests
 
 Application = ASGIApp
 
 
 @dataclass(frozen=True)
 class Rooms:
-    """What the faces stand on. ``ready`` raises a HoldfastError naming what is not."""
+    """What the faces stand on. ``ready`` raises a HoldfastError naming what is not. ``url``: how clients reach the
+    server; empty: as each of them says. ``waiting``: a folder where bodies may wait.
+    """
 
     directory: Directory
     ready: Callable[[], None]
+    oauth: OAuth
+    url: str
+    files: Files
+    manifests: Manifests
+    waiting: str
+    openid: OpenID | None = None
 
 
 def create_app(rooms: Rooms, log: TextIO) -> Application:
     """The application, ready to be served. ``log``: where its lines go."""
     app = FastAPI(title="Holdfast", version=__version__, docs_url=None, redoc_url=None, openapi_url=None)
-    metrics, gate = Metrics(), Gate(rooms.directory, rooms.directory.by_token)
+    metrics, gate = Metrics(), Gate(rooms.directory, rooms.oauth.by_access_token)
     problems.install(app)
     _open_to_all(app, rooms)
     _metrics(app, gate, metrics)
+    _accounts(app, gate, rooms)
+    app.include_router(faces_manifests.router(rooms.manifests, gate, rooms.waiting))
+    app.include_router(faces_files.router(rooms.files, gate))
     app.openapi = lambda: _document(app)  # type: ignore[method-assign]
     return Watch(app, make_log(log), metrics)
 
@@ -64,6 +85,16 @@ def _open_to_all(app: FastAPI, rooms: Rooms) -> None:
         return JSONResponse(app.openapi())
 
 
+def _accounts(app: FastAPI, gate: Gate, rooms: Rooms) -> None:
+    pages = Pages(rooms.directory, rooms.url)
+    router = pages.router()
+    add_style(router)
+    add_login(router, pages, rooms.directory, rooms.openid)
+    add_accounts(app, gate, rooms.directory, rooms.oauth.clients)
+    add_oauth2(app, router, gate, pages, rooms.oauth)
+    app.include_router(router)
+
+
 def _metrics(app: FastAPI, gate: Gate, metrics: Metrics) -> None:
     @app.get("/metrics", tags=["server"], summary="Numbers for Prometheus", response_class=PlainTextResponse)
     async def numbers(by: Identity = Depends(gate.identity)) -> Response:
@@ -81,6 +112,7 @@ def _document(app: FastAPI) -> dict[str, Any]:
         schemes["basic"] = {"type": "http", "scheme": "basic"}
         schemes["session"] = {"type": "apiKey", "in": "cookie", "name": COOKIE}
         made["security"] = [{"bearer": []}, {"basic": []}, {"session": []}]
+        contract.complete(made)
         app.openapi_schema = made
     return app.openapi_schema
 

@@ -13,16 +13,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
+from holdfast import __version__
 from holdfast.accounts.directory import Directory
+from holdfast.accounts.oauth import OAuth
+from holdfast.accounts.openid import OpenID, Provider
 from holdfast.accounts.passwords import Passwords
 from holdfast.catalog.database import Database
 from holdfast.errors import NoRepository, UsageError
 from holdfast.faces.app import Application, Rooms, create_app
+from holdfast.manifests.files import Files
+from holdfast.manifests.manifests import Manifests
+from holdfast.manifests.shelf import Shelf
+from holdfast.manifests.snapshots import SnapshotMaker
+from holdfast.manifests.tidying import Tidier
 from holdfast.repository.keys import Sheet
 from holdfast.repository.repository import Repository, create, open_repository
-from holdfast.settings import ServerSettings
+from holdfast.settings import OidcSettings, ServerSettings
 from holdfast.storage.local import LocalStorage
-from holdfast.wiring.app import machine_owner, read_key_file, return_freed_memory, write_key_file
+from holdfast.wiring.app import machine_owner, read_first_line, read_key_file, return_freed_memory, write_key_file
+from holdfast.wiring.provider import fetch
 
 
 @dataclass(frozen=True)
@@ -37,7 +46,12 @@ class Server:
 
 @contextlib.contextmanager
 def open_server(
-    settings: ServerSettings, admin_password: str, log: TextIO, now_ns: Callable[[], int] = time.time_ns
+    settings: ServerSettings,
+    admin_password: str,
+    log: TextIO,
+    now_ns: Callable[[], int] = time.time_ns,
+    *,
+    oidc: OidcSettings | None = None,
 ) -> Iterator[Server]:
     """Open or make everything; close it at the end of the block."""
     return_freed_memory()
@@ -47,15 +61,51 @@ def open_server(
     database = Database(settings.database or f"sqlite:///{folder}/catalog.db")
     with contextlib.closing(database):
         database.migrate()
-        directory = Directory(database, Passwords(), now_ns)
+        passwords = Passwords()
+        directory = Directory(database, passwords, now_ns)
         password = directory.create_first_admin(admin_password)
 
         def ready() -> None:
             database.ping()
             repository.storage.stat("config")
 
-        app = create_app(Rooms(directory, ready), log)
-        yield Server(app, folder, is_new, password)
+        oauth = OAuth(database, directory, now_ns)
+        with _manifests(settings, repository, database, now_ns) as (files, manifests, waiting):
+            openid = _openid(oidc, database, passwords, now_ns)
+            rooms = Rooms(directory, ready, oauth, settings.url, files, manifests, waiting, openid)
+            yield Server(create_app(rooms, log), folder, is_new, password)
+
+
+@contextlib.contextmanager
+def _manifests(
+    settings: ServerSettings, repository: Repository, database: Database, now_ns: Callable[[], int]
+) -> Iterator[tuple[Files, Manifests, str]]:
+    """The room of manifests and files, and the folder where bodies may wait."""
+    waiting = str(Path(settings.data) / "waiting")
+    Path(waiting).mkdir(mode=0o700, exist_ok=True)
+    with contextlib.closing(Shelf(repository, database, f"holdfast {__version__}")) as shelf:
+
+        def complete(numbers: list[int]) -> None:
+            maker.wake(numbers)
+
+        files = Files(shelf, database, now_ns, settings.most_bytes, complete)
+        manifests = Manifests(shelf, files, database, now_ns, complete)
+        tidier = Tidier(shelf, manifests, database, waiting, now_ns)
+        maker = SnapshotMaker(shelf, files, manifests, tidier, database, waiting, f"holdfast {__version__}")
+        maker.start()
+        with contextlib.closing(maker):
+            yield files, manifests, waiting
+
+
+def _openid(
+    settings: OidcSettings | None, database: Database, passwords: Passwords, now_ns: Callable[[], int]
+) -> OpenID | None:
+    """The outside provider, if there is one."""
+    if settings is None or not settings.issuer:
+        return None
+    secret = read_first_line(Path(settings.client_secret_file).expanduser(), "client secret's file")
+    provider = Provider(settings.issuer, settings.client_id, secret, settings.scopes, settings.admit == "anyone")
+    return OpenID(database, passwords, provider, fetch, now_ns)
 
 
 def _repository(folder: Path, now_ns: Callable[[], int]) -> tuple[Repository, bool]:
