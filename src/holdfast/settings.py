@@ -184,9 +184,19 @@ def admin_password() -> str:
     return os.environ.get("HOLDFAST_ADMIN_PASSWORD") or ""
 
 
+def remote_server() -> str:
+    """The address of the server that commands speak to when none is named; may be empty."""
+    return os.environ.get("HOLDFAST_SERVER") or ""
+
+
+def remote_token() -> str:
+    """The API token to show to a server; empty: the log-in that was kept for it."""
+    return os.environ.get("HOLDFAST_TOKEN") or ""
+
+
 def child_environment() -> dict[str, str]:
     """The environment for a program we start: ours without our secrets."""
-    secret = ("HOLDFAST_PASSWORD", "HOLDFAST_ADMIN_PASSWORD", "HOLDFAST_SERVER__")
+    secret = ("HOLDFAST_PASSWORD", "HOLDFAST_ADMIN_PASSWORD", "HOLDFAST_SERVER__", "HOLDFAST_TOKEN")
     return {k: v for k, v in os.environ.items() if not k.startswith(secret)}
 
 

@@ -26,6 +26,9 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "key": ("keys:key", "List, add, remove, change and export keys."),
     "tag": ("browsing:tag", "Change the tags of snapshots."),
     "serve": ("serving:serve", "Run the server: backups over HTTP."),
+    "login": ("login:login", "Log in to a server, with a browser anywhere."),
+    "logout": ("login:logout", "End the log-in to a server."),
+    "manifest": ("manifests:manifest", "Push folders to a server, and pull them back."),
     "self-test": ("checking:self_test", "Back up, verify and restore a small tree on this machine."),
     "completion": ("checking:completion", "Print a shell's completion script."),
 }
