@@ -85,6 +85,14 @@ def test_a_body_that_is_no_json_is_refused(admin: httpx2.Client, content: bytes)
     assert problem(answer)[0] == 400
 
 
+def test_a_body_that_is_too_long_is_not_read_to_its_end(server: Running) -> None:
+    """Whoever sends it, and whether it says so or not."""
+    with server.anonymous() as nobody:
+        for content in (b"[" * 70_000, iter([b"[" * 10_000] * 8)):
+            answer = nobody.post("/accounts/users", content=content, headers={"Content-Type": "application/json"})
+            assert problem(answer) == (413, "too-large")
+
+
 @pytest.mark.parametrize(
     "body",
     [

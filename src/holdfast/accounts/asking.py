@@ -150,6 +150,17 @@ def by_post(query_client: Any, request: Request) -> Program | None:
     return _proved(query_client, number, secret) if number and secret else None
 
 
+def by_name(query_client: Any, request: Request) -> Program | None:
+    """The client that only says which one it is; whether that will do for it is asked afterwards."""
+    number = request.form.get("client_id")
+    if not number or request.form.get("client_secret"):
+        return None
+    found: Program | None = query_client(number)
+    if found is None:
+        raise InvalidClientError(status_code=401, description="There is no such client.")
+    return found
+
+
 def _proved(query_client: Any, number: str, secret: str) -> Program:
     found: Program | None = query_client(number)
     if found is None or not found.check_client_secret(secret):

@@ -37,7 +37,17 @@ from authlib.oauth2.rfc8628 import (
     SlowDownError,
 )
 
-from holdfast.accounts.asking import Answer, Asked, Program, Request, by_basic, by_post, fit_for_errors, program
+from holdfast.accounts.asking import (
+    Answer,
+    Asked,
+    Program,
+    Request,
+    by_basic,
+    by_name,
+    by_post,
+    fit_for_errors,
+    program,
+)
 from holdfast.accounts.clients import DEVICE
 from holdfast.accounts.directory import digest_of
 from holdfast.accounts.scopes import ALL_SCOPES, scopes_of
@@ -67,6 +77,7 @@ class Flows(AuthorizationServer):
         self.has_ended = False  # whether a token that was good is none any more
         self.register_client_auth_method("client_secret_basic", by_basic)
         self.register_client_auth_method("client_secret_post", by_post)
+        self.register_client_auth_method("none", by_name)
         self.register_grant(CodeGrant, [_Challenge(required=True)])
         for grant in (_CredentialsGrant, _DeviceGrant, _RefreshGrant):
             self.register_grant(grant)

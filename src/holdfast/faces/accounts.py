@@ -12,7 +12,7 @@ import datetime
 from typing import Annotated, Any, Literal
 
 from anyio.to_thread import run_sync
-from fastapi import Depends, FastAPI, Path, Query, Request, Response
+from fastapi import APIRouter, Depends, FastAPI, Path, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from holdfast.accounts.clients import CODE, MOST_REDIRECTS, Clients
@@ -21,8 +21,9 @@ from holdfast.accounts.passwords import LEAST, MOST
 from holdfast.accounts.scopes import ALL_SCOPES
 from holdfast.catalog.grants import Client
 from holdfast.catalog.people import Account, Token
-from holdfast.errors import AccountExists, NoAccount
+from holdfast.errors import AccountExists, NoAccount, TooLarge
 from holdfast.faces.contract import failing_behind_the_gate
+from holdfast.faces.forms import ShortBody
 from holdfast.faces.gate import COOKIE, Gate
 
 _LARGEST = (1 << 63) - 1
@@ -188,19 +189,21 @@ class Audit(BaseModel):
 
 def add_accounts(app: FastAPI, gate: Gate, directory: Directory, clients: Clients) -> None:
     """Add the endpoints to the app."""
-    _users(app, gate, directory)
-    _me(app, gate, directory)
-    _tokens(app, gate, directory)
-    _clients(app, gate, clients)
-    _audit(app, gate, directory)
+    router = APIRouter(route_class=ShortBody)
+    _users(router, gate, directory)
+    _me(router, gate, directory)
+    _tokens(router, gate, directory)
+    _clients(router, gate, clients)
+    _audit(router, gate, directory)
+    app.include_router(router)
 
 
-def _users(app: FastAPI, gate: Gate, directory: Directory) -> None:
+def _users(app: APIRouter, gate: Gate, directory: Directory) -> None:
     tags: list[Any] = ["accounts"]
 
     @app.post(
         "/accounts/users", status_code=201, tags=tags, summary="Make an account",
-        responses=failing_behind_the_gate(AccountExists),
+        responses=failing_behind_the_gate(AccountExists, TooLarge),
     )  # fmt: skip
     async def make_user(body: NewUser, response: Response, by: Identity = Depends(gate.identity)) -> User:
         about = {"email": body.email, "name": body.name, "role": body.role}
@@ -218,7 +221,7 @@ def _users(app: FastAPI, gate: Gate, directory: Directory) -> None:
         return _user(await run_sync(directory.account, by, username))
 
     @app.patch("/accounts/users/{username}", tags=tags, summary="Change, disable or enable an account",
-               responses=failing_behind_the_gate(NoAccount))  # fmt: skip
+               responses=failing_behind_the_gate(NoAccount, TooLarge))  # fmt: skip
     async def change_user(username: str, body: UserChange, by: Identity = Depends(gate.identity)) -> User:
         return _user(await run_sync(directory.change, by, username, _changes(body)))
 
@@ -228,7 +231,7 @@ def _users(app: FastAPI, gate: Gate, directory: Directory) -> None:
         await run_sync(directory.delete, by, username)
 
 
-def _me(app: FastAPI, gate: Gate, directory: Directory) -> None:
+def _me(app: APIRouter, gate: Gate, directory: Directory) -> None:
     tags: list[Any] = ["accounts"]
 
     @app.get("/accounts/me", tags=tags, summary="One's own account", responses=failing_behind_the_gate())
@@ -237,17 +240,17 @@ def _me(app: FastAPI, gate: Gate, directory: Directory) -> None:
         return Me(**_user(account).model_dump(), scopes=sorted(by.scopes), via=by.via)
 
     @app.put("/accounts/me/password", status_code=204, tags=tags, summary="Change one's password",
-             responses=failing_behind_the_gate())  # fmt: skip
+             responses=failing_behind_the_gate(TooLarge))  # fmt: skip
     async def change_password(request: Request, body: PasswordChange, by: Identity = Depends(gate.identity)) -> None:
         session = request.cookies.get(COOKIE, "")
         await run_sync(lambda: directory.change_own_password(by, body.old, body.new, session=session))
 
 
-def _tokens(app: FastAPI, gate: Gate, directory: Directory) -> None:
+def _tokens(app: APIRouter, gate: Gate, directory: Directory) -> None:
     tags: list[Any] = ["API tokens"]
 
     @app.post("/accounts/tokens", status_code=201, tags=tags, summary="Make an API token",
-              responses=failing_behind_the_gate())  # fmt: skip
+              responses=failing_behind_the_gate(TooLarge))  # fmt: skip
     async def make_token(body: NewToken, response: Response, by: Identity = Depends(gate.identity)) -> TokenMade:
         secret, made = await run_sync(directory.create_token, by, body.name, body.scopes, body.expires_in)
         response.headers["Location"] = f"/accounts/tokens/{made.id}"
@@ -272,11 +275,11 @@ def _tokens(app: FastAPI, gate: Gate, directory: Directory) -> None:
         await run_sync(directory.revoke_token, by, number)
 
 
-def _clients(app: FastAPI, gate: Gate, clients: Clients) -> None:
+def _clients(app: APIRouter, gate: Gate, clients: Clients) -> None:
     tags: list[Any] = ["OAuth2"]
 
     @app.post("/accounts/clients", status_code=201, tags=tags, summary="Register an OAuth2 client",
-              responses=failing_behind_the_gate())  # fmt: skip
+              responses=failing_behind_the_gate(TooLarge))  # fmt: skip
     async def register_client(body: NewClient, response: Response, by: Identity = Depends(gate.identity)) -> ClientMade:
         secret, made = await run_sync(
             lambda: clients.register(
@@ -298,7 +301,7 @@ def _clients(app: FastAPI, gate: Gate, clients: Clients) -> None:
         await run_sync(clients.remove, by, client_id)
 
 
-def _audit(app: FastAPI, gate: Gate, directory: Directory) -> None:
+def _audit(app: APIRouter, gate: Gate, directory: Directory) -> None:
     @app.get("/accounts/audit", tags=["accounts"], summary="Who did what", responses=failing_behind_the_gate())
     async def audit(
         limit: int = Query(100, ge=1, le=MOST_AUDIT),

@@ -228,7 +228,10 @@ def _form(fields: dict[str, str], *required: str) -> dict[str, Any]:
     """The request's body for the document; a client may be named in it, or by HTTP Basic."""
     everything = {**fields, "client_id": "", "client_secret": ""}
     properties = {name: {"type": "string", **({"description": d} if d else {})} for name, d in everything.items()}
-    schema = {"type": "object", "properties": properties, "required": list(required)}
+    for name in required:
+        properties[name] |= {"minLength": 1}
+    once = {"type": "string"}  # no field may stand there twice
+    schema = {"type": "object", "properties": properties, "required": list(required), "additionalProperties": once}
     return {"requestBody": {"required": True, "content": {_FORM: {"schema": schema}}}, "security": [{"basic": []}, {}]}
 
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import hmac
 import re
-from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
@@ -24,6 +23,7 @@ from starlette.responses import HTMLResponse, RedirectResponse
 
 from holdfast.accounts.directory import Directory, Identity
 from holdfast.errors import Forbidden, HoldfastError, NotLoggedIn, UsageError
+from holdfast.faces.forms import Handler
 from holdfast.faces.gate import COOKIE, address_of, demand_own_origin
 from holdfast.faces.problems import problem_of
 
@@ -38,8 +38,6 @@ _HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
 }
-
-Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
 
 class Pages:

@@ -15,6 +15,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
+from starlette.routing import compile_path
 
 from holdfast.errors import HoldfastError, NotLoggedIn, OutOfRange, TooManyAttempts, UsageError
 
@@ -31,6 +32,7 @@ SCHEMA = {
         "hint": {"type": "string"},
     },
 }
+_METHODS = ("GET", "HEAD", "PUT", "POST", "PATCH", "DELETE", "OPTIONS")
 _encode = msgspec.json.Encoder().encode
 
 
@@ -86,6 +88,8 @@ def install(app: FastAPI) -> None:
     async def of_the_framework(request: Request, error: HTTPException) -> Problem:
         answer = Problem(error.status_code, _code(error.status_code), f"{_title(error.status_code)}.")
         answer.headers.update(error.headers or {})
+        if error.status_code == 405:
+            answer.headers["Allow"] = _allowed(request, answer.headers.get("Allow", ""))
         return answer
 
 
@@ -105,6 +109,15 @@ def _first_fault(error: RequestValidationError) -> str:
     return f"{where}: {reason}."
 
 
+def _allowed(request: Request, said: str) -> str:
+    """All methods of what was asked for; the framework names those of the first route it met there."""
+    found = {method.strip() for method in said.split(",")} - {""}
+    for path, operations in request.app.openapi()["paths"].items():
+        if compile_path(path)[0].match(request.scope["path"]):
+            found |= {name.upper() for name in operations if name.upper() in _METHODS}
+    return ", ".join(sorted(found))
+
+
 def _title(status: int) -> str:
     try:
         return http.HTTPStatus(status).phrase
@@ -113,4 +126,4 @@ def _title(status: int) -> str:
 
 
 def _code(status: int) -> str:
-    return {404: "no-such-page", 405: "method"}.get(status, "http")
+    return {404: "no-such-page", 405: "method", 413: "too-large"}.get(status, "http")
