@@ -15,7 +15,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from holdfast.catalog.database import Connection
 from holdfast.catalog.rows import columns, every, one
-from holdfast.catalog.tables import accounts, files, manifests, parts, shelves, wanted
+from holdfast.catalog.tables import accounts, digests, files, manifests, parts, seen, shelves, wanted
 
 _AT_ONCE = 500  # values in one question: every database takes so many
 _whole = manifests.c.version > 0  # received to its end
@@ -200,6 +200,17 @@ def begin_manifest(connection: Connection, account: int, now_ns: int) -> int:
     return int(connection.execute(sa.insert(manifests).values(row).returning(manifests.c.id)).scalar_one())
 
 
+def add_manifest(connection: Connection, **row: Any) -> None:
+    """Note a snapshot of the command line as the next version of its name."""
+    mine = sa.and_(_of(None), manifests.c.name == row["name"])
+    newest = connection.execute(sa.select(sa.func.max(manifests.c.version)).where(mine)).scalar_one_or_none()
+    connection.execute(sa.insert(manifests).values({"account": None, **row, "version": (newest or 0) + 1}))
+
+
+def set_document(connection: Connection, number: int, **row: Any) -> None:
+    connection.execute(sa.update(manifests).where(manifests.c.id == number).values(row))
+
+
 def finish_manifest(connection: Connection, number: int, account: int, here: int, **row: Any) -> int | None:
     """It was received: it becomes the next version of its name, which is given back. ``here``: how many of its files
     were found as they were read. None when its account is gone.
@@ -300,6 +311,40 @@ def without_snapshot(connection: Connection) -> list[int]:
 
 def set_snapshot(connection: Connection, number: int, snapshot: str) -> None:
     connection.execute(sa.update(manifests).where(manifests.c.id == number).values(snapshot=snapshot))
+
+
+# -- snapshots of the command line -------------------------------------------------------------------------------------
+
+
+def snapshots_known(connection: Connection) -> set[str]:
+    """Those that were looked at."""
+    return set(connection.execute(sa.select(seen.c.snapshot)).scalars())
+
+
+def note_seen(connection: Connection, snapshot: str) -> None:
+    _insert_new(connection, seen, {"snapshot": snapshot})
+
+
+def forget_snapshots(connection: Connection, gone: Iterable[str]) -> None:
+    """They are there no longer: nor are the manifests that they were listed as."""
+    for some in _some(gone):
+        connection.execute(sa.delete(seen).where(seen.c.snapshot.in_(some)))
+        connection.execute(sa.delete(manifests).where(_of(None), manifests.c.snapshot.in_(some)))
+
+
+def digest_of(connection: Connection, key: bytes) -> str | None:
+    """The SHA-256 of a content of a snapshot, by a key made of its list of chunks."""
+    return connection.execute(sa.select(digests.c.hash).where(digests.c.key == key)).scalar_one_or_none()
+
+
+def add_digest(connection: Connection, key: bytes, file: File) -> None:
+    _insert_new(connection, digests, {"key": key, **msgspec.structs.asdict(file)})
+
+
+def file_in_snapshots(connection: Connection, hash_: str) -> File | None:
+    """A file that a snapshot of the command line held when it was read as a manifest."""
+    query = sa.select(*columns(File, digests)).where(digests.c.hash == hash_).limit(1)
+    return one(connection, File, query)
 
 
 # -- the shelf ---------------------------------------------------------------------------------------------------------

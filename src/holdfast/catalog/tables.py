@@ -249,3 +249,18 @@ shelves = sa.Table(  # snapshots of the shelf whose entries are all in this cata
     metadata,
     sa.Column("snapshot", sa.Text, primary_key=True),
 )
+
+seen = sa.Table(  # snapshots that were looked at: those of the command line are listed as manifests
+    "seen",
+    metadata,
+    sa.Column("snapshot", sa.Text, primary_key=True),
+)
+
+digests = sa.Table(  # what files of the command line's snapshots hash to
+    "digests",
+    metadata,
+    sa.Column("key", sa.LargeBinary, primary_key=True),  # made of size and list of chunks
+    sa.Column("hash", sa.Text, nullable=False, index=True),
+    sa.Column("size", sa.BigInteger, nullable=False),
+    *_content(),
+)

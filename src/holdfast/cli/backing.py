@@ -12,7 +12,7 @@ import click
 from holdfast import __version__
 from holdfast.archive import backup as archive
 from holdfast.archive.exclude import Excludes
-from holdfast.cli.output import Output, command, parse_size, printable, progress_bar, size_text
+from holdfast.cli.output import Output, command, given_tags, parse_size, printable, progress_bar, size_text
 from holdfast.errors import Incomplete, UsageError
 from holdfast.repository.repository import Repository
 from holdfast.wiring.app import no_repository_yet
@@ -91,7 +91,7 @@ def _request(out: Output, repo: Repository, paths: tuple[str, ...], options: dic
             options["one_file_system"],
             parse_size(limit) if limit else None,
         ),
-        tags=tuple(t for group in options["tags"] for t in group.split(",") if t),
+        tags=tuple(given_tags(options["tags"])),
         host=options["host"] or "",
         parent=options["parent"],
         force=options["force"],

@@ -17,7 +17,17 @@ from holdfast.archive.attributes import TYPE_OF
 from holdfast.archive.listing import Listed, listing, need_entry
 from holdfast.archive.search import Matches, Search, name_matcher
 from holdfast.archive.tagging import retag
-from holdfast.cli.output import Output, command, filter_options, make_filter, printable, size_text, time_json, time_text
+from holdfast.cli.output import (
+    Output,
+    command,
+    filter_options,
+    given_tags,
+    make_filter,
+    printable,
+    size_text,
+    time_json,
+    time_text,
+)
 from holdfast.cli.restoring import find_snapshot
 from holdfast.errors import UsageError
 from holdfast.repository.format import Entry
@@ -374,7 +384,7 @@ def _stock_json(stock: Stock) -> dict[str, Any]:
 @filter_options
 def tag(out: Output, snapshots: tuple[str, ...], **options: Any) -> int:
     """Change the tags of SNAPSHOT... (`latest` or the beginnings of ids). A changed snapshot has a new id."""
-    added, removed, new = (_tags(options[name]) for name in ("added", "removed", "new"))
+    added, removed, new = (given_tags(options[name]) for name in ("added", "removed", "new"))
     if not (options["added"] or options["removed"] or options["new"]):
         raise UsageError("Say what to do with the tags: --add, --remove or --set.")
     if options["new"] and (options["added"] or options["removed"]):
@@ -397,7 +407,3 @@ def tag(out: Output, snapshots: tuple[str, ...], **options: Any) -> int:
     out.event("summary", changed_snapshots=changed)
     out.line(f"Changed {changed} snapshots.")
     return 0
-
-
-def _tags(groups: tuple[str, ...]) -> list[str]:
-    return list(dict.fromkeys(t for group in groups for t in group.split(",") if t))

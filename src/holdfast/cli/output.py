@@ -22,7 +22,7 @@ import click
 from holdfast import settings
 from holdfast.errors import UsageError
 from holdfast.repository.repository import Repository
-from holdfast.repository.snapshots import Filter, Stored
+from holdfast.repository.snapshots import INTERNAL, Filter, Stored
 from holdfast.wiring import app as wiring
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -141,6 +141,16 @@ def filter_options(function: F) -> F:
         made
     )
     return result
+
+
+def given_tags(groups: tuple[str, ...]) -> list[str]:
+    """Tags for a snapshot, as options name them. UsageError for one that is the server's own."""
+    tags = list(dict.fromkeys(t for group in groups for t in group.split(",") if t))
+    if own := [t for t in tags if t.startswith(INTERNAL)]:
+        raise UsageError(
+            f"The tag {own[0]} is the server's own: lists would leave the snapshot out.", "Choose another."
+        )
+    return tags
 
 
 def make_filter(hosts: tuple[str, ...], paths: tuple[str, ...], tags: tuple[str, ...]) -> Filter:

@@ -26,7 +26,7 @@ def serve(out: Output, **options: Any) -> int:
     The settings stand in holdfast.toml under [server]; its log goes to standard error, a line of JSON for each request.
     """
     try:
-        from holdfast.faces.serving import listen, serve_app
+        from holdfast.faces.serving import Ending, listen, serve_app
         from holdfast.wiring.server import open_server
     except ModuleNotFoundError as e:
         raise UsageError(f"The server needs the package {e.name}.", "pip install 'holdfast[server]'") from None
@@ -35,10 +35,10 @@ def serve(out: Output, **options: Any) -> int:
     listener = listen(settings.host, settings.port)
     host, port = listener.getsockname()[:2]
     url = settings.url or f"http://{f'[{host}]' if ':' in host else host}:{port}"
-    with listener, open_server(settings, admin_password(), sys.stderr, oidc=oidc) as server:
+    with listener, Ending() as ending, open_server(settings, admin_password(), sys.stderr, oidc=oidc) as server:
         _greet(out, server, url)
         sys.stdout.flush()
-        serve_app(server.app, listener)
+        serve_app(server.app, listener, ending)
     out.event("summary", stopped=True)
     return 0
 

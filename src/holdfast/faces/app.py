@@ -30,6 +30,7 @@ from holdfast.faces.gate import COOKIE, Gate
 from holdfast.faces.login import add_login
 from holdfast.faces.oauth2 import add_oauth2
 from holdfast.faces.pages import Pages, add_style
+from holdfast.faces.reference import add_reference
 from holdfast.faces.watching import Metrics, Watch, make_log
 from holdfast.manifests.files import Files
 from holdfast.manifests.manifests import Manifests
@@ -92,6 +93,7 @@ def _accounts(app: FastAPI, gate: Gate, rooms: Rooms) -> None:
     add_login(router, pages, rooms.directory, rooms.openid)
     add_accounts(app, gate, rooms.directory, rooms.oauth.clients)
     add_oauth2(app, router, gate, pages, rooms.oauth)
+    add_reference(router, pages, lambda: _document(app))
     app.include_router(router)
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 from anyio.to_thread import run_sync
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter, Depends, Path, Request
 from fastapi.responses import Response, StreamingResponse
 
 from holdfast.accounts.directory import Identity
@@ -37,9 +37,10 @@ def router(files: Files, gate: Gate) -> APIRouter:
     """The routes of ``/files``."""
     routes, face = APIRouter(prefix="/files", tags=["files"]), _Face(files)
     reads, writes = gate.needs("files:read"), gate.needs("files:write")
+    called = Path(json_schema_extra={"pattern": "^([0-9A-Fa-f]{64}|[0-9A-Fa-f]{40})$"}, description="Its hash.")
 
     @routes.put("/{hash}", summary="Put a file, or a part of one", **_documents(_PUT))
-    async def put(request: Request, hash: str, by: Identity = Depends(writes)) -> Response:  # noqa: A002
+    async def put(request: Request, hash: str = called, by: Identity = Depends(writes)) -> Response:  # noqa: A002
         name, headers = parse_hash(hash), request.headers
         if (text := headers.get("content-range")) is not None:
             return await face.put_part(request, by, name, content_range(text))
@@ -48,7 +49,7 @@ def router(files: Files, gate: Gate) -> APIRouter:
         return await face.put_whole(request, by, name)
 
     @routes.patch("/{hash}", summary="Append to a resumable upload", **_documents(_PATCH))
-    async def patch(request: Request, hash: str, by: Identity = Depends(writes)) -> Response:  # noqa: A002
+    async def patch(request: Request, hash: str = called, by: Identity = Depends(writes)) -> Response:  # noqa: A002
         name, headers = parse_hash(hash), request.headers
         if headers.get("content-type", "").partition(";")[0].strip().lower() != _PART_TYPE:
             return Problem(415, "media-type", f"What is appended must be of the type {_PART_TYPE}.")
@@ -58,20 +59,20 @@ def router(files: Files, gate: Gate) -> APIRouter:
         return await face.append(request, by, name, int(offset), _boolean(headers.get("upload-complete", "")))
 
     @routes.delete("/{hash}", summary="Give up a file that is on its way", status_code=204, **_documents(_DELETE))
-    async def delete(hash: str, by: Identity = Depends(writes)) -> Response:  # noqa: A002
+    async def delete(hash: str = called, by: Identity = Depends(writes)) -> Response:  # noqa: A002
         await run_sync(files.forget_parts, by, parse_hash(hash))
         return Response(status_code=204)
 
     @routes.get("/{hash}", summary="Get a file, or a range of it", **_documents(_GET))
-    async def get(request: Request, hash: str, by: Identity = Depends(reads)) -> Response:  # noqa: A002
+    async def get(request: Request, hash: str = called, by: Identity = Depends(reads)) -> Response:  # noqa: A002
         return await face.get(request, by, parse_hash(hash))
 
     @routes.head("/{hash}", summary="What is here of a file", **_documents(_HEAD))
-    async def head(hash: str, by: Identity = Depends(reads)) -> Response:  # noqa: A002
+    async def head(hash: str = called, by: Identity = Depends(reads)) -> Response:  # noqa: A002
         return await face.head(by, parse_hash(hash))
 
     @routes.options("/{hash}", summary="What can be done", status_code=204, **_documents({}))
-    async def options(hash: str) -> Response:  # noqa: A002
+    async def options(hash: str = called) -> Response:  # noqa: A002
         return _options()
 
     @routes.options("", summary="What can be done", status_code=204, **_documents({}))

@@ -118,7 +118,7 @@ _FILE: dict[str, Any] = {
     "properties": {
         "hash": {"type": "string", "pattern": "^([0-9A-Fa-f]{64}|[0-9A-Fa-f]{40})$"},
         "size": {"type": "integer", "minimum": 0},
-        "timestamp": {"type": "string"},
+        "timestamp": {"type": ["string", "null"]},
         "user": {"type": ["string", "integer"]},
         "group": {"type": ["string", "integer"]},
         "permissions": {"type": ["string", "integer"], "description": "Octal digits."},
@@ -131,7 +131,7 @@ _MANIFEST: dict[str, Any] = {
     "required": ["name", "files"],
     "properties": {
         "name": {"type": "string", "minLength": 1, "maxLength": 255},
-        "timestamp": {"type": "string"},
+        "timestamp": {"type": ["string", "null"]},
         "base": {"type": "string"},
         "omit": {"type": "array", "items": {"type": "string"}},
         "files": {"type": "object", "additionalProperties": _FILE},

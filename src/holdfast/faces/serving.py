@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import signal
 import socket
+from types import FrameType
+from typing import Any
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -27,16 +29,34 @@ def listen(host: str, port: int) -> socket.socket:
     return listener
 
 
-def serve_app(app: ASGIApp, listener: socket.socket) -> None:
-    """Serve until SIGTERM or SIGINT; then return."""
+class Ending:
+    """Hears SIGTERM and SIGINT from its beginning to its end, and ends the server: one that starts, once it has."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        self.server: uvicorn.Server | None = None
+        self._before: list[tuple[signal.Signals, Any]] = []
+
+    def __enter__(self) -> Ending:
+        self._before = [(end, signal.signal(end, self._hear)) for end in (signal.SIGTERM, signal.SIGINT)]
+        return self
+
+    def __exit__(self, *about: object) -> None:
+        for end, handler in self._before:
+            signal.signal(end, handler)
+
+    def _hear(self, number: int, frame: FrameType | None) -> None:
+        self.asked = True
+        if self.server is not None:
+            self.server.should_exit = True
+
+
+def serve_app(app: ASGIApp, listener: socket.socket, ending: Ending) -> None:
+    """Serve until it is to end; then return."""
     config = uvicorn.Config(
         app, loop="uvloop", http="httptools", lifespan="off", log_config=None, access_log=False, server_header=False,
         proxy_headers=False, timeout_graceful_shutdown=FINISH_S, h11_max_incomplete_event_size=64 << 10,
     )  # fmt: skip
-    ends = (signal.SIGTERM, signal.SIGINT)
-    before = [signal.signal(end, lambda *_: None) for end in ends]  # uvicorn raises again what it was ended by
-    try:
-        uvicorn.Server(config).run(sockets=[listener])
-    finally:
-        for end, handler in zip(ends, before, strict=True):
-            signal.signal(end, handler)
+    ending.server = uvicorn.Server(config)
+    if not ending.asked:  # while it runs uvicorn hears the signals itself
+        ending.server.run(sockets=[listener])

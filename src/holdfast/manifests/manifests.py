@@ -14,13 +14,13 @@ from typing import Any, BinaryIO
 import msgspec
 
 from holdfast.accounts.directory import Identity
-from holdfast.accounts.scopes import ADMIN
 from holdfast.catalog import holdings
 from holdfast.catalog.database import Connection, Database
 from holdfast.catalog.holdings import File, Manifest
 from holdfast.errors import NoAccount, NoContent, UsageError
 from holdfast.manifests.document import HEADER_MOST, Claim, Reading, lines_of, rendered
 from holdfast.manifests.files import Files, State
+from holdfast.manifests.seen import SeenSnapshots, reads_snapshots
 from holdfast.manifests.shelf import Content, Order, Ready, Shelf
 from holdfast.manifests.uploads import PIECE
 
@@ -62,6 +62,7 @@ class Manifests:
     ) -> None:
         self._shelf, self._files, self._database, self._now_ns = shelf, files, database, now_ns
         self._on_complete = on_complete
+        self._seen = SeenSnapshots(shelf, files, database)
 
     # -- receiving -------------------------------------------------------------------------------------------------
 
@@ -148,23 +149,30 @@ class Manifests:
     # -- reading ---------------------------------------------------------------------------------------------------
 
     def named(self, by: Identity, name: str, version: int | None = None) -> Manifest:
-        """One manifest, the newest version unless one is asked for. NoContent when the account has none."""
+        """One manifest, the newest version unless one is asked for. NoContent when the account has none.
+
+        For administrators the command line's snapshots are manifests too.
+        """
+        if reads_snapshots(by):
+            self._seen.look()
         with self._database.reading() as c:
             found = holdings.manifest_named(c, by.account, name, version)
-            if found is None and ADMIN in by.scopes:
+            if found is None and reads_snapshots(by):
                 found = holdings.manifest_named(c, None, name, version)
         if found is None:
             which = f" version {version} of" if version is not None else ""
             raise NoContent(f"You have no{which} manifest {name!r}.", "`GET /manifests` lists those there are.")
-        return found
+        return self._seen.with_document(found)
 
     def page(self, by: Identity, *, limit: int, before: int | None, name: str | None) -> Page:
         """The newest version of each name, or with ``name`` its versions; the newest received first."""
         if not 1 <= limit <= MOST_LISTED:
             raise UsageError(f"The limit must be between 1 and {MOST_LISTED}.")
+        if reads_snapshots(by):
+            self._seen.look()
         with self._database.reading() as c:
             found = holdings.list_manifests(
-                c, by.account, snapshots_too=ADMIN in by.scopes, name=name, before=before, limit=limit + 1
+                c, by.account, snapshots_too=reads_snapshots(by), name=name, before=before, limit=limit + 1
             )
         return Page(found[:limit], found[limit - 1].id if len(found) > limit else None)
 

@@ -39,7 +39,9 @@ from holdfast.storage.base import Buffer
 TAG = INTERNAL + "shelf"
 LOOK_S = 30.0  # how often an idle shelf looks for packs that were condemned
 _TRIES = 4
+_CACHE = 16 << 20  # of blocks read: a server has other things to keep
 _MOST_AT_ONCE = 1024  # orders of one commit
+_CLOSELY_S, _GATHER_S = 0.001, 0.01  # so soon after another one, and in all, orders are waited for
 
 Names = Callable[[int], str]
 
@@ -89,6 +91,8 @@ class Shelf:
         self._lock = threading.RLock()  # the writer is one thread's at a time
         self._open = ExitStack()
         self._session = self._begin()
+        self._others: tuple[frozenset[str], ChunkReader] | None = None
+        self._others_lock = threading.Lock()
         self._closed = False
         self._thread = threading.Thread(target=self._run, name="shelf")
         self._thread.start()
@@ -127,28 +131,28 @@ class Shelf:
         try:
             return self._reader.read(chunk_id)
         except (ObjectMissing, Damaged):
-            return self._renewed().read(chunk_id)
+            return self._elsewhere().read(chunk_id)
 
     def length(self, chunk_id: bytes, /) -> int:
         try:
             return self._reader.length(chunk_id)
         except Damaged:
-            return self._renewed().length(chunk_id)
+            return self._elsewhere().length(chunk_id)
 
-    def _renewed(self) -> ChunkReader:
-        """A reader whose index is new: prune may have moved chunks. Not for every chunk that is damaged."""
-        reader = self._reader
-        with self._lock:
-            if self._reader is reader and time.monotonic() - self._begun > LOOK_S:
-                self._renew()
-            return self._reader
+    def _elsewhere(self) -> ChunkReader:
+        """A reader that knows what others stored and what prune moved, for what the session's own does not find."""
+        names = frozenset(info.name for info in self.repo.storage.list("index"))
+        with self._others_lock:
+            if self._others is None or self._others[0] != names:
+                self._others = names, self.repo.reader(cache=_CACHE)
+            return self._others[1]
 
     # -- the session -----------------------------------------------------------------------------------------------
 
     def _begin(self) -> Session:
         session = self._open.enter_context(self.repo.writing("serve"))
-        self._reader = ChunkReader(self.repo.storage, self.repo.secrets, session.index)
-        self._begun = time.monotonic()
+        self._reader = ChunkReader(self.repo.storage, self.repo.secrets, session.index, cache=_CACHE)
+        self._looked = time.monotonic()
         return session
 
     def _renew(self) -> None:
@@ -158,7 +162,10 @@ class Shelf:
         self._session = self._begin()
 
     def _heed_prune(self) -> None:
-        """Stop counting on packs that were condemned since the session began, and say so in the lease."""
+        """Stop counting on packs that were condemned since the session began, and say so in the lease: sweeps wait for
+        that. (That a pack which is used was not condemned is looked at in every commit.)
+        """
+        self._looked = time.monotonic()
         if set(self.repo.leases.survey().condemned) - self._session.hold.knows:
             self._renew()
 
@@ -180,15 +187,18 @@ class Shelf:
                 self._try_to_renew()
 
     def _next(self) -> list[Order] | None:
-        """The orders that wait, at least one; none after LOOK_S without any; None at the end."""
+        """The orders that wait, at least one, and those that follow closely, for they share the flushes; none after
+        LOOK_S without any; None at the end.
+        """
         batch: list[Order] = []
         try:
             order = self._orders.get(timeout=LOOK_S)
+            until = time.monotonic() + _GATHER_S
             while order is not None:
                 batch.append(order)
                 if len(batch) >= _MOST_AT_ONCE:
                     return batch
-                order = self._orders.get_nowait()
+                order = self._orders.get(timeout=max(0.0, min(_CLOSELY_S, until - time.monotonic())))
         except queue.Empty:
             return batch
         if batch:
@@ -204,8 +214,9 @@ class Shelf:
             pass  # the next order meets it again
 
     def _commit(self, batch: list[Order]) -> None:
-        for _ in range(_TRIES):
+        if time.monotonic() - self._looked > LOOK_S:
             self._heed_prune()
+        for _ in range(_TRIES):
             ready = [(order, content) for order in batch if (content := self._ready(order))]
             if not ready or self._put(ready):
                 return

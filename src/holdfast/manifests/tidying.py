@@ -21,6 +21,7 @@ from holdfast.catalog import holdings, people
 from holdfast.catalog.database import Connection, Database
 from holdfast.catalog.holdings import File, Part
 from holdfast.manifests.manifests import Manifests
+from holdfast.manifests.seen import NOBODY
 from holdfast.manifests.shelf import TAG, Content, Shelf
 from holdfast.repository.format import Entry
 from holdfast.repository.pages import Run, Tree, join, sort_key
@@ -65,7 +66,10 @@ class Tidier:
             documents: list[tuple[Identity, Content]] = []
             with self._database.writing() as c:
                 for path, entry in some:
-                    by = accounts.get(path.split(b"/")[0].decode())
+                    username = path.split(b"/")[0].decode()
+                    if username == NOBODY:
+                        continue  # it is made anew when it is asked for
+                    by = accounts.get(username)
                     whole = whole and by is not None
                     if by is not None and not self._note(c, by, path, entry):
                         documents.append((by, Content(entry.size, entry.content, entry.depth)))
@@ -160,6 +164,8 @@ class Tidier:
 def _is_known(c: Connection, path: bytes) -> bool:
     """Whether the catalog has what a path of the shelf says."""
     username, kind, *rest = path.decode().split("/")
+    if username == NOBODY:
+        return holdings.manifest_by_id(c, int(rest[0])) is not None
     account = people.account_named(c, username)
     if account is None:
         return False

@@ -1,6 +1,7 @@
 """Chunks out of packs, verified: a block is authenticated, a chunk is hashed again, and only then is it given back.
 
-A few unpacked blocks are kept (``BLOCK_CACHE`` raw bytes), because neighbours in a directory are neighbours in a block.
+A few unpacked blocks are kept (``BLOCK_CACHE`` raw bytes unless told), because neighbours in a directory are neighbours
+in a block.
 """
 
 from __future__ import annotations
@@ -19,10 +20,10 @@ BLOCK_CACHE = 40 << 20
 
 
 class ChunkReader:
-    """Reads chunks by id. Safe to share between threads."""
+    """Reads chunks by id. Safe to share between threads. ``cache``: raw bytes of blocks that it keeps."""
 
-    def __init__(self, storage: Storage, secrets: Secrets, index: Index) -> None:
-        self.storage, self._secrets, self._index = storage, secrets, index
+    def __init__(self, storage: Storage, secrets: Secrets, index: Index, *, cache: int = BLOCK_CACHE) -> None:
+        self.storage, self._secrets, self._index, self._cache = storage, secrets, index, cache
         self._hash = secrets.chunk_hasher()
         self._packs: dict[int, BlockReader] = {}
         self._blocks: OrderedDict[tuple[int, int], bytes] = OrderedDict()
@@ -72,7 +73,7 @@ class ChunkReader:
             if key not in self._blocks:
                 self._blocks[key] = data
                 self._held += len(data)
-                while self._held > BLOCK_CACHE and len(self._blocks) > 1:
+                while self._held > self._cache and len(self._blocks) > 1:
                     self._held -= len(self._blocks.popitem(last=False)[1])
         return data
 

@@ -30,7 +30,7 @@ from holdfast.repository.index import Index, Loaded, load_index
 from holdfast.repository.leases import Hold, Leases, Owner
 from holdfast.repository.packs import pack_name
 from holdfast.repository.pages import Tree
-from holdfast.repository.reader import ChunkReader
+from holdfast.repository.reader import BLOCK_CACHE, ChunkReader
 from holdfast.repository.snapshots import Stored, put_snapshot, read_snapshots
 from holdfast.repository.writer import ChunkWriter
 from holdfast.storage.base import CONFIG, Storage
@@ -86,11 +86,13 @@ class Repository:
         with self.leases.hold(work, needed=False):
             yield self.reader(contents=contents)
 
-    def reader(self, *, contents: bool = False) -> ChunkReader:
-        """A reader without a lease, for looks that end at once. ``contents``: it can tell what is in each pack."""
+    def reader(self, *, contents: bool = False, cache: int = BLOCK_CACHE) -> ChunkReader:
+        """A reader without a lease, for looks that end at once. ``contents``: it can tell what is in each pack;
+        ``cache``: the bytes of blocks it keeps.
+        """
         condemned = self.leases.survey().condemned_packs()
         loaded = load_index(self.storage, self.secrets, condemned=condemned, with_condemned=True, contents=contents)
-        return ChunkReader(self.storage, self.secrets, loaded.index)
+        return ChunkReader(self.storage, self.secrets, loaded.index, cache=cache)
 
 
 @dataclass

@@ -31,6 +31,8 @@ from holdfast.storage.base import Storage
 from holdfast.storage.local import LocalStorage
 from holdfast.storage.wrappers import DryRun
 
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's mallopt
+
 AskPassword = Callable[[str], str | None]
 
 
@@ -184,12 +186,16 @@ def read_first_line(path: Path, what: str) -> str:
 
 
 def return_freed_memory() -> None:
-    """Have glibc give blocks of a MiB or more back to the system when they are freed (mallopt's M_MMAP_THRESHOLD, -3).
+    """Have glibc give freed blocks of 8 MiB or more back to the system, and keep smaller ones for their like.
 
-    Otherwise each thread keeps what it freed once: a fifth more memory for a backup, and no time saved.
+    Without it each thread keeps whatever it freed once: a fifth more memory for a backup of small files, whose blocks
+    are of 14 MiB. Given back from 1 MiB on, as chunks are, restoring 2 GiB took three times as long: all of it faulting
+    in fresh pages.
     """
     with contextlib.suppress(OSError, AttributeError):  # another C library
-        ctypes.CDLL(None).mallopt(-3, 1 << 20)
+        libc = ctypes.CDLL(None)
+        libc.mallopt(_M_MMAP_THRESHOLD, 8 << 20)
+        libc.mallopt(_M_TRIM_THRESHOLD, 32 << 20)
 
 
 def machine_owner(host: str = "") -> Owner:

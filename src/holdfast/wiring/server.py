@@ -7,6 +7,7 @@ named. All of it is made on the first start.
 from __future__ import annotations
 
 import contextlib
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -33,6 +34,8 @@ from holdfast.storage.local import LocalStorage
 from holdfast.wiring.app import machine_owner, read_first_line, read_key_file, return_freed_memory, write_key_file
 from holdfast.wiring.provider import fetch
 
+_SWITCH_S = 0.0005  # a thread that comes back from the disk waits so long for the one that answers requests
+
 
 @dataclass(frozen=True)
 class Server:
@@ -55,6 +58,7 @@ def open_server(
 ) -> Iterator[Server]:
     """Open or make everything; close it at the end of the block."""
     return_freed_memory()
+    sys.setswitchinterval(_SWITCH_S)
     folder = Path(settings.data)
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     repository, is_new = _repository(folder, now_ns)

@@ -62,6 +62,16 @@ def upgrade() -> None:
     )
     op.create_index("ix_wanted_hash", "wanted", ["hash"])
     op.create_table("shelves", sa.Column("snapshot", sa.Text, primary_key=True))
+    op.create_table("seen", sa.Column("snapshot", sa.Text, primary_key=True))
+    op.create_table(
+        "digests",
+        sa.Column("key", sa.LargeBinary, primary_key=True),
+        sa.Column("hash", sa.Text, nullable=False),
+        sa.Column("size", sa.BigInteger, nullable=False),
+        sa.Column("chunks", sa.LargeBinary, nullable=False),
+        sa.Column("depth", sa.Integer, nullable=False),
+    )
+    op.create_index("ix_digests_hash", "digests", ["hash"])
 
 
 def _account(table: str, *, nullable: bool = False, primary_key: bool = False) -> sa.Column[int]:
