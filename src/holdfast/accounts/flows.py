@@ -305,6 +305,11 @@ class _RefreshGrant(RefreshTokenGrant):
 class _DeviceGrant(DeviceCodeGrant):
     TOKEN_ENDPOINT_AUTH_METHODS = _AUTH
 
+    def validate_token_request(self) -> None:
+        """Who asks comes before what is asked for, as in the other flows."""
+        self.authenticate_token_endpoint_client()
+        super().validate_token_request()
+
     def query_device_credential(self, device_code: str) -> _Row:
         found = grants.hold_device(self.server.c, digest_of(device_code))
         if found is None or found.state == "used":

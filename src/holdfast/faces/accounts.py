@@ -35,7 +35,7 @@ Line = Annotated[str, Field(max_length=255, pattern=_LINE)]
 Email = Annotated[str, Field(max_length=255, pattern=_EMAIL)]
 Password = Annotated[str, Field(min_length=LEAST, max_length=MOST)]
 Scope = Annotated[str, Field(json_schema_extra={"enum": sorted(ALL_SCOPES)})]
-Amount = Annotated[int, Field(ge=0, le=_LARGEST)]
+Amount = Annotated[int, Field(ge=0, le=(1 << 53) - 1)]  # what every reader of JSON takes for the same number
 
 
 class _Body(BaseModel):

@@ -15,7 +15,7 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict
 
 from holdfast.accounts.asking import Answer, Asked
-from holdfast.accounts.clients import CLIENT_PREFIX
+from holdfast.accounts.clients import CLIENT_PREFIX, CODE, CREDENTIALS, DEVICE, REFRESH
 from holdfast.accounts.oauth import AUTHORIZE, DEVICES, INTROSPECT, REVOKE, TOKEN, VERIFY, OAuth
 from holdfast.errors import AccountError, Forbidden, StorageUnavailable, TooManyAttempts, UsageError
 from holdfast.faces.contract import Responses, failing
@@ -227,17 +227,21 @@ def _decision(form: dict[str, str]) -> str:
 def _form(fields: dict[str, str], *required: str) -> dict[str, Any]:
     """The request's body for the document; a client may be named in it, or by HTTP Basic."""
     everything = {**fields, "client_id": "", "client_secret": ""}
-    properties = {name: {"type": "string", **({"description": d} if d else {})} for name, d in everything.items()}
+    properties: dict[str, dict[str, Any]] = {
+        name: {"type": "string", **({"description": about} if about else {})} for name, about in everything.items()
+    }
     for name in required:
         properties[name] |= {"minLength": 1}
+    if "grant_type" in properties:
+        properties["grant_type"] |= {"enum": [CODE, CREDENTIALS, DEVICE, REFRESH]}
     once = {"type": "string"}  # no field may stand there twice
     schema = {"type": "object", "properties": properties, "required": list(required), "additionalProperties": once}
     return {"requestBody": {"required": True, "content": {_FORM: {"schema": schema}}}, "security": [{"basic": []}, {}]}
 
 
 _TOKEN_FIELDS = {
-    "grant_type": "authorization_code, client_credentials, refresh_token, or RFC 8628's device code.",
-    "code": "", "redirect_uri": "", "code_verifier": "", "device_code": "", "refresh_token": "", "scope": "",
+    "grant_type": "What is exchanged.", "code": "", "redirect_uri": "", "code_verifier": "", "device_code": "",
+    "refresh_token": "", "scope": "",
 }  # fmt: skip
 _ANYBODY: list[dict[str, list[str]]] = [{"basic": []}, {"bearer": []}, {"session": []}]
 _MORE_REFUSALS: Responses = {
