@@ -17,7 +17,7 @@ from holdfast.catalog.database import Connection
 from holdfast.catalog.rows import columns, every, one
 from holdfast.catalog.tables import accounts, digests, files, manifests, parts, seen, shelves, wanted
 
-_AT_ONCE = 500  # values in one question: every database takes so many
+_AT_ONCE = 2000  # values in one question: every database takes so many
 _whole = manifests.c.version > 0  # received to its end
 
 
@@ -144,6 +144,12 @@ def parts_of(connection: Connection, account: int, hash_: str) -> list[Part]:
     """In order of where they begin."""
     query = sa.select(*columns(Part, parts)).where(parts.c.account == account, parts.c.hash == hash_)
     return every(connection, Part, query.order_by(parts.c.start, parts.c.stop))
+
+
+def has_parts(connection: Connection, account: int) -> bool:
+    """Whether anything of the account's is on its way."""
+    query = sa.select(parts.c.account).where(parts.c.account == account).limit(1)
+    return connection.execute(query).first() is not None
 
 
 def ranges_of(connection: Connection, account: int, hashes: Iterable[str]) -> dict[str, list[tuple[int, int, int]]]:

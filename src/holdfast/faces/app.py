@@ -65,7 +65,7 @@ def create_app(rooms: Rooms, log: TextIO) -> Application:
     app.include_router(faces_manifests.router(rooms.manifests, gate, rooms.waiting))
     app.include_router(faces_files.router(rooms.files, gate))
     app.openapi = lambda: _document(app)  # type: ignore[method-assign]
-    return Watch(app, make_log(log), metrics)
+    return Watch(faces_files.Shortcut(app, rooms.files, gate), make_log(log), metrics)
 
 
 def _open_to_all(app: FastAPI, rooms: Rooms) -> None:

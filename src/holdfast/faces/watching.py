@@ -11,6 +11,7 @@ import time
 import uuid
 from typing import TextIO
 
+import msgspec
 import structlog
 from prometheus_client import CollectorRegistry, Counter, Histogram
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -39,12 +40,16 @@ def make_log(stream: TextIO) -> structlog.typing.FilteringBoundLogger:
     stamp = structlog.processors.TimeStamper(fmt="iso", utc=True, key="time")
     processors: list[structlog.typing.Processor] = [
         structlog.processors.add_log_level, stamp, structlog.processors.dict_tracebacks,
-        structlog.processors.JSONRenderer(),
+        structlog.processors.JSONRenderer(_as_json),
     ]  # fmt: skip
     made: structlog.typing.FilteringBoundLogger = structlog.wrap_logger(
         structlog.WriteLogger(stream), processors=processors, wrapper_class=structlog.make_filtering_bound_logger(20)
     )
     return made
+
+
+def _as_json(content: object, **options: object) -> str:
+    return msgspec.json.encode(content, enc_hook=repr).decode()
 
 
 class Watch:
@@ -69,7 +74,7 @@ class Watch:
 
     def _note(self, scope: Scope, request: _Watched, error: Exception | None) -> None:
         seconds, method = time.perf_counter() - request.began, scope["method"]
-        route = getattr(scope.get("route"), "path", "")
+        route = scope.get("holdfast.route") or getattr(scope.get("route"), "path", "")
         method_label = method if method in ("GET", "HEAD", "PUT", "POST", "PATCH", "DELETE", "OPTIONS") else "other"
         self._metrics.requests.labels(method_label, route, str(request.status)).inc()
         self._metrics.seconds.labels(method_label, route).observe(seconds)

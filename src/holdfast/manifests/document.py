@@ -31,8 +31,11 @@ _NAME_MOST = 255
 _SIZE_MOST = (1 << 63) - 1
 _OURS = ("is_available", "available_bytes", "availability")
 _OCTAL = re.compile(r"[0-7]{1,7}")
+_ORDINARY = re.compile(r"(?:\./)?[^./\0][^/\0]*(?:/[^./\0][^/\0]*)*")  # a path with nothing odd in it
+_NESTED = ("start_map", "start_array")
 _BLOCK = 64 << 10
 
+_digest = hashlib.blake2b
 encode = msgspec.json.Encoder(decimal_format="number").encode
 Event = tuple[str, Any]
 
@@ -102,22 +105,25 @@ class Reading:
         if next(events)[0] != "start_map":
             raise UsageError(f"{section!r} must be an object.")
         is_file = section == "files"
+        kind_of_line = "f" if is_file else "d"
         for kind, path in events:
             if kind == "end_map":
                 return
-            entry = _value(*next(events), events, _Budget(f"The entry {path!r}", ENTRY_MOST), 2)
+            if next(events)[0] != "start_map":
+                raise UsageError(f"The entry {path!r} must be an object.")
+            entry = _entry(path, events)
+            plain = _plain_path(path, is_file)
             claim = _check_entry(path, entry, is_file)
-            line = encode(["f" if is_file else "d", path, entry]) + b"\n"
-            if self._is_new(path, line):
+            line = encode([kind_of_line, path, entry]) + b"\n"
+            if self._is_new(path, plain, line):
                 self.files += is_file
                 self.directories += not is_file
                 self.bytes += claim.size if claim else 0
                 yield line, claim
 
-    def _is_new(self, path: str, line: bytes) -> bool:
+    def _is_new(self, path: str, plain: bytes, line: bytes) -> bool:
         """Whether the path was not named yet; UsageError when it was, with another entry."""
-        key = hashlib.blake2b(normal(path).encode("utf-8", "surrogatepass"), digest_size=16).digest()
-        value = hashlib.blake2b(line, digest_size=8).digest()
+        key, value = _digest(plain, digest_size=16).digest(), _digest(line, digest_size=8).digest()
         known = self._seen.get(key)
         if known is None:
             self._seen[key] = value
@@ -129,7 +135,7 @@ class Reading:
     def _check_header(self) -> None:
         header = self.header
         demand_name(header.get("name"))
-        _check_timestamp("The manifest", header)
+        _check_timestamp(None, header)
         if not isinstance(header.get("base", ""), str):
             raise UsageError("The manifest's 'base' must be a text.")
         omit = header.get("omit", [])
@@ -175,6 +181,26 @@ def _inside(events: Iterator[Event], end: str, depth: int) -> Iterator[Event]:
         yield event
 
 
+def _entry(path: str, events: Iterator[Event]) -> dict[str, Any]:
+    """An entry whose object has begun. Nearly all are flat, so that is the quick way."""
+    found: dict[str, Any] = {}
+    budget: _Budget | None = None
+    size = 0
+    for kind, key in events:
+        if kind == "end_map":
+            return found
+        kind, value = next(events)
+        if kind in _NESTED:
+            budget = budget or _Budget(f"The entry {path!r}", ENTRY_MOST)
+            value = _value(kind, value, events, budget, 3)
+        size += len(key) + (len(value) if type(value) is str else 8)
+        if size > ENTRY_MOST:
+            raise TooLarge(f"The entry {path!r} is too large.")
+        if found.setdefault(key, value) != value:
+            raise UsageError(f"The key {key!r} is given twice, with different values.")
+    return found
+
+
 def demand_name(name: object) -> str:
     """A manifest's name; UsageError when it is none."""
     if not isinstance(name, str) or not 1 <= len(name) <= _NAME_MOST or "/" in name or "\0" in name:
@@ -189,51 +215,61 @@ def normal(path: str) -> str:
     return "/".join(step for step in path.split("/") if step not in ("", "."))
 
 
-def _check_entry(path: str, entry: Any, is_file: bool) -> Claim | None:
-    """Refuse what cannot be an entry, and take out what a client says of availability; a file's claim."""
-    thing = f"The entry {path!r}"
+def _plain_path(path: str, is_file: bool) -> bytes:
+    """The path without what does not matter in it. UsageError when it leads astray, or names no file."""
+    if _ORDINARY.fullmatch(path) and len(path) <= _PATH_MOST and _encodable(path):
+        return path.removeprefix("./").encode()
     steps = path.split("/")
     if path.startswith("/") or ".." in steps or "\0" in path or len(path) > _PATH_MOST or not _encodable(path):
-        raise UsageError(f"{thing}: its path must be relative, without `..` and NUL.")
+        raise UsageError(f"The entry {path!r}: its path must be relative, without `..` and NUL.")
     if is_file and (not normal(path) or steps[-1] in ("", ".")):
-        raise UsageError(f"{thing}: its path must name a file.")
-    if not isinstance(entry, dict):
-        raise UsageError(f"{thing} must be an object.")
+        raise UsageError(f"The entry {path!r}: its path must name a file.")
+    return normal(path).encode()
+
+
+def _check_entry(path: str, entry: dict[str, Any], is_file: bool) -> Claim | None:
+    """Refuse what cannot be an entry, and take out what a client says of availability; a file's claim."""
     for key in _OURS:
         entry.pop(key, None)
-    _check_timestamp(thing, entry)
+    _check_timestamp(path, entry)
     permissions = entry.get("permissions", 0)
     if isinstance(permissions, bool) or not _OCTAL.fullmatch(str(permissions)):
-        raise UsageError(f"{thing}: its permissions must be octal digits.")
+        raise UsageError(f"The entry {path!r}: its permissions must be octal digits.")
     for key in ("user", "group"):
-        if isinstance(entry.get(key, ""), bool) or not isinstance(entry.get(key, ""), str | int):
-            raise UsageError(f"{thing}: its {key} must be a name or a number.")
-    return _check_claim(thing, entry) if is_file else None
+        if type(entry.get(key, "")) not in (str, int):
+            raise UsageError(f"The entry {path!r}: its {key} must be a name or a number.")
+    return _check_claim(path, entry) if is_file else None
 
 
-def _check_claim(thing: str, entry: dict[str, Any]) -> Claim:
+def _check_claim(path: str, entry: dict[str, Any]) -> Claim:
     hash_, size = entry.get("hash"), entry.get("size")
     if not isinstance(hash_, str):
-        raise UsageError(f"{thing} must have a hash.")
+        raise UsageError(f"The entry {path!r} must have a hash.")
     if type(size) is not int or not 0 <= size <= _SIZE_MOST:
-        raise UsageError(f"{thing}: its size must be a number of bytes.")
+        raise UsageError(f"The entry {path!r}: its size must be a number of bytes.")
     try:
         return Claim(parse_hash(hash_), size)
     except UsageError as e:
+        raise UsageError(f"The entry {path!r}: {e}") from None
+
+
+def _check_timestamp(path: str | None, content: dict[str, Any]) -> None:
+    text = content.get("timestamp")
+    if text is None:
+        return
+    try:
+        parse_time(text)
+    except UsageError as e:
+        thing = "The manifest" if path is None else f"The entry {path!r}"
         raise UsageError(f"{thing}: {e}") from None
 
 
-def _check_timestamp(thing: str, content: dict[str, Any]) -> None:
-    if (text := content.get("timestamp")) is not None:
-        parse_time(thing, text)
-
-
-def parse_time(thing: str, text: object) -> datetime.datetime:
+def parse_time(text: object) -> datetime.datetime:
     """A timestamp, with a zone (UTC if it names none). UsageError when it is none."""
     try:
         found = datetime.datetime.fromisoformat(text if isinstance(text, str) else "")
     except ValueError:
-        raise UsageError(f"{thing}: its timestamp must be like 2015-04-15T00:00:00+00:00.") from None
+        raise UsageError("its timestamp must be like 2015-04-15T00:00:00+00:00.") from None
     return found if found.tzinfo else found.replace(tzinfo=datetime.UTC)
 
 

@@ -84,7 +84,8 @@ class Files:
         wanted = list(hashes)
         with self._database.reading() as c:
             sizes = holdings.sizes_of(c, by.account, wanted)
-            ranges = holdings.ranges_of(c, by.account, (h for h in wanted if h not in sizes))
+            coming = holdings.has_parts(c, by.account)
+            ranges = holdings.ranges_of(c, by.account, (h for h in wanted if h not in sizes)) if coming else {}
         return {h: _state(h, sizes.get(h), ranges.get(h, [])) for h in wanted}
 
     def file(self, by: Identity, hash_: str) -> File:

@@ -193,7 +193,7 @@ def _time_ns(entry: dict[str, Any], manifest: Manifest) -> int:
     text = entry.get("timestamp")
     if text is None:
         return manifest.received_ns
-    return (parse_time("The entry", text) - _EPOCH) // datetime.timedelta(microseconds=1) * 1000
+    return (parse_time(text) - _EPOCH) // datetime.timedelta(microseconds=1) * 1000
 
 
 def _keyed(lines: Iterable[bytes]) -> Iterator[Item]:

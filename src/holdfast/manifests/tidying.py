@@ -27,7 +27,7 @@ from holdfast.repository.format import Entry
 from holdfast.repository.pages import Run, Tree, join, sort_key
 from holdfast.repository.snapshots import Stored
 
-MANY = 64  # snapshots that may gather
+MANY = 256  # snapshots that may gather
 _SOME = 500
 Named = tuple[bytes, Entry]  # path and entry
 
@@ -141,7 +141,12 @@ class Tidier:
 
     def _dead(self, c: Connection, paths: Iterable[bytes]) -> set[bytes]:
         """Those of the paths that the catalog has nothing for."""
-        return {path for path in paths if not _is_known(c, path)}
+        found: set[bytes] = set()
+        for folder, group in itertools.groupby(paths, key=lambda path: path.split(b"/")[:2]):
+            username, kind = (step.decode() for step in folder)
+            some = {path: path.decode().split("/")[2:] for path in group}
+            found |= set(some.keys() - _known(c, username, kind, some))
+        return found
 
     def _keyed(self, stored: Stored) -> Iterator[tuple[tuple[bytes, bytes], bytes, Entry]]:
         for directory, entries in Tree(self._shelf.read, stored.snapshot.root).runs():
@@ -161,19 +166,17 @@ class Tidier:
                 yield join(directory, entry.name), entry
 
 
-def _is_known(c: Connection, path: bytes) -> bool:
-    """Whether the catalog has what a path of the shelf says."""
-    username, kind, *rest = path.decode().split("/")
-    if username == NOBODY:
-        return holdings.manifest_by_id(c, int(rest[0])) is not None
+def _known(c: Connection, username: str, kind: str, names: dict[bytes, list[str]]) -> set[bytes]:
+    """Those paths of a folder of the shelf that the catalog has something for."""
     account = people.account_named(c, username)
-    if account is None:
-        return False
-    if kind == "files":
-        return holdings.file_of(c, account.id, rest[0]) is not None
-    if kind == "parts":
-        return holdings.has_part(c, account.id, rest[0], *_bounds(rest[1]))
-    return holdings.manifest_by_id(c, int(rest[0])) is not None
+    if username != NOBODY and account is None:
+        return set()
+    if account and kind == "files":
+        here = holdings.sizes_of(c, account.id, [name[0] for name in names.values()])
+        return {path for path, name in names.items() if name[0] in here}
+    if account and kind == "parts":
+        return {p for p, name in names.items() if holdings.has_part(c, account.id, name[0], *_bounds(name[1]))}
+    return {path for path, name in names.items() if holdings.manifest_by_id(c, int(name[0])) is not None}
 
 
 def _bounds(name: str) -> tuple[int, int]:

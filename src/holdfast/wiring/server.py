@@ -57,7 +57,7 @@ def open_server(
     oidc: OidcSettings | None = None,
 ) -> Iterator[Server]:
     """Open or make everything; close it at the end of the block."""
-    return_freed_memory()
+    return_freed_memory(arenas=2)
     sys.setswitchinterval(_SWITCH_S)
     folder = Path(settings.data)
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
