@@ -261,7 +261,7 @@ def measure(runs: int) -> Results:
     for run in range(runs):
         remove(desk)
         desk.mkdir()
-        data = random.Random(run).randbytes(LARGE)
+        data = os.urandom(LARGE)
         disk(desk, results)
         for start in (holdfast, rclone):
             with start(desk / start.__name__) as target:

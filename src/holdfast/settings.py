@@ -64,6 +64,7 @@ class ServerSettings(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     database: str = ""
     url: str = ""
     most_bytes: int = 1 << 40  # of one file
+    proxies: tuple[str, ...] = ()  # whose X-Forwarded-For and X-Forwarded-Proto are believed: addresses, networks
 
 
 class OidcSettings(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
@@ -158,6 +159,8 @@ def load_server(options: Mapping[str, object], environment: Mapping[str, str] | 
     env = os.environ if environment is None else environment
     given = {k: v for k, v in options.items() if v is not None and k in ServerSettings.__struct_fields__}
     table = _with_environment(_content(options, env).server, "SERVER", env)
+    if isinstance(table["proxies"], str):
+        table["proxies"] = table["proxies"].replace(",", " ").split()
     try:
         found = msgspec.convert(table | given, ServerSettings, strict=False)
     except msgspec.ValidationError as e:

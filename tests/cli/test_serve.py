@@ -9,6 +9,7 @@ import socket
 import sqlite3
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import httpx2
@@ -115,3 +116,36 @@ def test_it_runs_on_postgresql(tmp_path: Path, postgres_socket: str):
                 assert admin.get(f"/files/{name}").content == b"x"
                 assert admin.post("/manifests", json={"name": "m", "files": {}}).status_code == 201
         assert not (tmp_path / "data/catalog.db").exists()
+
+
+@pytest.mark.parametrize(
+    ("proxies", "seen"), [("", "127.0.0.1"), ("10.0.0.0/8", "127.0.0.1"), ("127.0.0.1", "203.0.113.9")]
+)
+def test_only_a_proxy_that_was_named_may_say_where_a_request_comes_from(tmp_path: Path, proxies: str, seen: str):
+    (tmp_path / "holdfast.toml").write_text(f"[server]\nproxies = {json.dumps(proxies.split())}\n")
+    with (
+        running(tmp_path / "data", "--config", str(tmp_path / "holdfast.toml")) as server,
+        server.anonymous() as client,
+    ):
+        client.get("/healthz", headers={"X-Forwarded-For": "203.0.113.9", "X-Forwarded-Proto": "https"})
+    (line,) = [json.loads(entry) for entry in server.log if '"/healthz"' in entry]
+    assert line["address"] == seen
+
+
+def test_a_lost_catalog_is_made_anew_from_the_repository(tmp_path: Path):
+    name = hashlib.sha256(b"of ann").hexdigest()
+    manifest = {"name": "m", "files": {"a": {"hash": name, "size": 6}}, "note": "to the letter"}
+    with running(tmp_path / "data") as server, server.user("ann") as ann:
+        assert ann.put(f"/files/{name}", content=b"of ann").status_code == 201
+        before = ann.post("/manifests", json=manifest).json()
+    for file in (tmp_path / "data").glob("catalog.db*"):
+        file.unlink()
+    with running(tmp_path / "data") as server, server.user("ann") as ann:
+        assert ann.get("/manifests").json()["manifests"] == []
+    with running(tmp_path / "data") as server, server.client("ann", "correct horse") as ann:
+        deadline = time.monotonic() + 30
+        while not ann.get("/manifests").json()["manifests"] and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert ann.get("/manifests/m").json() == before
+        assert ann.get(f"/files/{name}").content == b"of ann"
+        assert ann.get("/accounts/me").json()["usage"] == {"bytes": 6, "objects": 1}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import socket
+from collections.abc import Sequence
 from types import FrameType
 from typing import Any
 
@@ -51,11 +52,12 @@ class Ending:
             self.server.should_exit = True
 
 
-def serve_app(app: ASGIApp, listener: socket.socket, ending: Ending) -> None:
-    """Serve until it is to end; then return."""
+def serve_app(app: ASGIApp, listener: socket.socket, ending: Ending, proxies: Sequence[str] = ()) -> None:
+    """Serve until it is to end; then return. ``proxies``: who may say which address a request comes from."""
     config = uvicorn.Config(
         app, loop="uvloop", http="httptools", lifespan="off", log_config=None, access_log=False, server_header=False,
-        proxy_headers=False, timeout_graceful_shutdown=FINISH_S, h11_max_incomplete_event_size=64 << 10,
+        proxy_headers=bool(proxies), forwarded_allow_ips=list(proxies), timeout_graceful_shutdown=FINISH_S,
+        h11_max_incomplete_event_size=64 << 10,
     )  # fmt: skip
     ending.server = uvicorn.Server(config)
     if not ending.asked:  # while it runs uvicorn hears the signals itself
