@@ -113,8 +113,8 @@ class Draft:
 
     def _parts(self) -> list[bytes | _Section]:
         links = b',"symlinks":{' + b",".join(self._links) + b"}" if self._links else b""
-        opening = self._header[:-1] + links + b',"directories":{'
-        return [opening, self._folders, b'},"files":{', self._files, b"}}"]
+        opening = self._header[:-1] + links + b',"files":{'
+        return [opening, self._files, b'},"directories":{', self._folders, b"}}"]
 
 
 class _Section:

@@ -64,16 +64,21 @@ def pull(server: Server, request: Request, progress: Progress, machine: Machine)
     """Bring the target to what the manifest says, and give its version; what could not be had or done stands in the
     progress's ``troubles``. HoldfastError when it cannot be done at all.
     """
+
+    def refused(path: str, reason: str) -> None:
+        progress.troubles.add(path.encode("utf-8", "backslashreplace"), reason)
+
     with contextlib.closing(machine.scratch()) as source:
         progress.begin("Asking")
         params = {"version": str(request.version)} if request.version is not None else None
         headers = server.fetch_into(source, address_of(request.name), _MANIFEST_MOST, params)
-        target = _opened(request)
-        try:
-            _Pull(server, request, progress, machine, source, target).run()
-        finally:
-            if target >= 0:
-                os.close(target)
+        with Manifest(source, machine.scratch, refused) as manifest:
+            target = _opened(request)
+            try:
+                _Pull(server, request, progress, machine, manifest, target).run()
+            finally:
+                if target >= 0:
+                    os.close(target)
     version = headers.get("x-manifest-version", "")
     return int(version) if version.isascii() and version.isdigit() else request.version or 0
 
@@ -95,10 +100,10 @@ def _opened(request: Request) -> int:
 
 class _Pull:
     def __init__(
-        self, server: Server, request: Request, progress: Progress, machine: Machine, source: BinaryIO, target: int
+        self, server: Server, request: Request, progress: Progress, machine: Machine, manifest: Manifest, target: int
     ) -> None:
         self._server, self._request, self._progress, self._machine = server, request, progress, machine
-        self._manifest = Manifest(source, self._refused)
+        self._manifest = manifest
         self._target = target
         self._omitted = self._matcher()
         self._owners = _Owners(progress)
@@ -109,7 +114,7 @@ class _Pull:
 
     def run(self) -> None:
         p, lines = self._progress, self._manifest
-        p.begin("Comparing", sum(line.size for line in lines.files()))
+        p.begin("Comparing", lines.size)
         if self._request.dry_run:
             self._foresee()
             return
@@ -131,7 +136,7 @@ class _Pull:
 
     def _matcher(self) -> Matcher | None:
         try:
-            return matcher(self._manifest.omit())
+            return matcher(self._manifest.omit)
         except UsageError as e:
             raise ContentError(f"The manifest's 'omit' cannot be used: {e}") from None
 
@@ -159,9 +164,6 @@ class _Pull:
         while above and self._named.get(_digest(above)) is None:
             self._named[_digest(above)] = b"\1"
             above = split(above)[0]
-
-    def _refused(self, path: str, reason: str) -> None:
-        self._progress.troubles.add(path.encode("utf-8", "backslashreplace"), reason)
 
     def _safely(self, line: About, act: Callable[[int, About], None]) -> bool:
         """Do something to an entry in its open folder; whether it could be done. What fails is named."""

@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NoReturn
 from urllib.parse import quote
 
 from borghash import HashTable
@@ -187,15 +187,12 @@ class _Push:
 
     def _send_missing(self, answer: BinaryIO) -> None:
         """Send every file that is not there, each content once."""
-        manifest = Manifest(answer, self._refused)
-        self._progress.begin("Sending", sum(line.size for line in _each_once(manifest.files())))
-        with Crew(self._server.stop) as crew:
-            uploader = Uploader(self._server, crew, self._base, self._progress, self._note_change)
-            for line in _each_once(manifest.files()):
-                uploader.add(line)
-
-    def _refused(self, path: str, reason: str) -> None:
-        raise StorageError("The server answers with another manifest than the one it was sent.")
+        with Manifest(answer, self._machine.scratch, _refused) as manifest:
+            self._progress.begin("Sending", sum(line.size for line in _each_once(manifest.files())))
+            with Crew(self._server.stop) as crew:
+                uploader = Uploader(self._server, crew, self._base, self._progress, self._note_change)
+                for line in _each_once(manifest.files()):
+                    uploader.add(line)
 
     def _note_change(self, line: FileLine) -> None:
         self._some_changed = True
@@ -210,12 +207,14 @@ class _Push:
                 here.write(piece)
             with contextlib.suppress(NoContent):
                 self._server.fetch_into(there, address_of(self._request.name), _ANSWER_MOST)
-                for line in Manifest(there, _ignore).files():
-                    if line.available:
-                        known[_short(line)] = b"\1"
+                with Manifest(there, self._machine.scratch, _ignore) as newest:
+                    for line in newest.files():
+                        if line.available:
+                            known[_short(line)] = b"\1"
             files = size = 0
-            for line in _each_once(Manifest(here, self._refused).files(), known):
-                files, size = files + 1, size + line.size
+            with Manifest(here, self._machine.scratch, _refused) as ours:
+                for line in _each_once(ours.files(), known):
+                    files, size = files + 1, size + line.size
         return files, size
 
 
@@ -249,6 +248,10 @@ def _version(text: str) -> int:
     if not (text.isascii() and text.isdigit() and len(text) <= 18):
         raise StorageError("The server does not answer as a Holdfast server does.", "Is the address right?")
     return int(text)
+
+
+def _refused(path: str, reason: str) -> NoReturn:
+    raise StorageError("The server answers with another manifest than the one it was sent.")
 
 
 def _ignore(path: str, reason: str) -> None:
