@@ -235,13 +235,15 @@ manifests = sa.Table(
     sa.UniqueConstraint("account", "name", "version", name="uq_manifests_account"),
 )
 
-wanted = sa.Table(  # files that a manifest names and its account has not
-    "wanted",
-    metadata,
-    sa.Column("manifest", Number, sa.ForeignKey("manifests.id", ondelete="CASCADE"), primary_key=True),
-    sa.Column("hash", sa.Text, primary_key=True, index=True),
-    sa.Column("size", sa.BigInteger, primary_key=True, autoincrement=False),
-    sa.Column("times", sa.BigInteger, nullable=False),  # how many entries of the manifest it is
+wanted = (
+    sa.Table(  # files that a manifest names and its account has not; hashes first: what arrives is looked for by them
+        "wanted",
+        metadata,
+        sa.Column("hash", sa.Text, primary_key=True),
+        sa.Column("size", sa.BigInteger, primary_key=True, autoincrement=False),
+        sa.Column("manifest", Number, sa.ForeignKey("manifests.id", ondelete="CASCADE"), primary_key=True, index=True),
+        sa.Column("times", sa.BigInteger, nullable=False),  # how many entries of the manifest it is
+    )
 )
 
 shelves = sa.Table(  # snapshots of the shelf whose entries are all in this catalog

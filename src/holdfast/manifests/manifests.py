@@ -26,6 +26,7 @@ from holdfast.manifests.uploads import PIECE
 
 MOST_LISTED = 1000
 _CLAIMS = 2000  # files that are looked for at a time
+_MISSING = 25_000  # files that are noted at a time
 _RECEIVING_NS = 24 * 3600 * 1_000_000_000  # nobody takes longer to send a manifest
 
 
@@ -96,8 +97,8 @@ class Manifests:
 
     def _store(self, by: Identity, number: int, reading: Reading) -> tuple[int, Content]:
         """Store the lines while they are read; how many of the files are here, and the content."""
-        upload, here = self._files.receive(None), 0
-        held, claims = bytearray(), list[Claim]()
+        upload, looking = self._files.receive(None), _Looking(self._database, by.account, number)
+        held = bytearray()
         try:
             for line, claim in reading.lines():
                 held += line
@@ -105,29 +106,12 @@ class Manifests:
                     upload.feed(bytes(held))
                     held.clear()
                 if claim is not None:
-                    claims.append(claim)
-                if len(claims) >= _CLAIMS:
-                    here += self._look_for(by, number, claims)
-                    claims = []
-            here += self._look_for(by, number, claims)
+                    looking.add(claim)
             upload.feed(bytes(held))
-            return here, upload.finish()[0]
+            return looking.finish(), upload.finish()[0]
         except BaseException:
             upload.abandon()
             raise
-
-    def _look_for(self, by: Identity, number: int, claims: list[Claim]) -> int:
-        """How many of these files are here; the others are noted as wanted."""
-        missing: dict[tuple[str, int], int] = {}
-        with self._database.reading() as c:
-            sizes = holdings.sizes_of(c, by.account, {claim.hash for claim in claims})
-        for claim in claims:
-            if sizes.get(claim.hash) != claim.size:
-                missing[claim.hash, claim.size] = missing.get((claim.hash, claim.size), 0) + 1
-        if missing:
-            with self._database.writing() as c:
-                holdings.add_wanted(c, number, missing)
-        return len(claims) - sum(missing.values())
 
     def _note(self, c: Connection, ready: list[Ready]) -> None:
         """The clerk of manifests."""
@@ -200,6 +184,48 @@ class Manifests:
             return [_fitting(states[claim.hash.lower()], claim.size) for claim in claims]
 
         return judge
+
+
+class _Looking:
+    """Looks for the files of a manifest that is being received: counts those that are here, and notes the others as
+    wanted, many at a time, for each transaction costs a flush.
+    """
+
+    def __init__(self, database: Database, account: int, number: int) -> None:
+        self._database, self._account, self._number = database, account, number
+        self._claims: list[Claim] = []
+        self._missing: dict[tuple[str, int], int] = {}
+        self._here = 0
+
+    def add(self, claim: Claim) -> None:
+        self._claims.append(claim)
+        if len(self._claims) >= _CLAIMS:
+            self._look()
+        if len(self._missing) >= _MISSING:
+            self._keep()
+
+    def finish(self) -> int:
+        """How many of the files were here."""
+        self._look()
+        self._keep()
+        return self._here
+
+    def _look(self) -> None:
+        with self._database.reading() as c:
+            sizes = holdings.sizes_of(c, self._account, {claim.hash for claim in self._claims})
+        for claim in self._claims:
+            if sizes.get(claim.hash) == claim.size:
+                self._here += 1
+            else:
+                key = claim.hash, claim.size
+                self._missing[key] = self._missing.get(key, 0) + 1
+        self._claims = []
+
+    def _keep(self) -> None:
+        if self._missing:
+            with self._database.writing() as c:
+                holdings.add_wanted(c, self._number, dict(sorted(self._missing.items())))
+        self._missing = {}
 
 
 def _fitting(state: State, size: int) -> State:

@@ -55,12 +55,12 @@ def upgrade() -> None:
     manifest = sa.ForeignKey("manifests.id", name="fk_wanted_manifest", ondelete="CASCADE")
     op.create_table(
         "wanted",
-        sa.Column("manifest", Number, manifest, primary_key=True),
         sa.Column("hash", sa.Text, primary_key=True),
         sa.Column("size", sa.BigInteger, primary_key=True, autoincrement=False),
+        sa.Column("manifest", Number, manifest, primary_key=True, autoincrement=False),
         sa.Column("times", sa.BigInteger, nullable=False),
     )
-    op.create_index("ix_wanted_hash", "wanted", ["hash"])
+    op.create_index("ix_wanted_manifest", "wanted", ["manifest"])
     op.create_table("shelves", sa.Column("snapshot", sa.Text, primary_key=True))
     op.create_table("seen", sa.Column("snapshot", sa.Text, primary_key=True))
     op.create_table(
