@@ -52,6 +52,12 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             self._answer(404, {}, b'{"detail":"Not here."}')
 
+    def do_POST(self) -> None:
+        self.server.seen.append(f"POST {self.path}")
+        self.rfile.read(int(self.headers.get("Content-Length", "0")))
+        waiting = self.server.answers[self.path]
+        self._answer(*(waiting.pop(0) if len(waiting) > 1 else waiting[0]))
+
     def _answer(self, status: int, headers: dict[str, str], body: bytes) -> None:
         self.send_response(status)
         for name, value in {"Content-Length": str(len(body)), **headers}.items():
