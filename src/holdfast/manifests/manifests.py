@@ -26,7 +26,7 @@ from holdfast.manifests.uploads import PIECE
 
 MOST_LISTED = 1000
 _CLAIMS = 2000  # files that are looked for at a time
-_MISSING = 25_000  # files that are noted at a time
+_MISSING = 12_000  # files that are noted at a time
 _RECEIVING_NS = 24 * 3600 * 1_000_000_000  # nobody takes longer to send a manifest
 
 

@@ -182,6 +182,7 @@ class Shelf:
                         self._commit(batch)
                     else:
                         self._heed_prune()
+                    self._session.writer.give_back()
             except BaseException as e:  # noqa: BLE001 - whoever waits gets it
                 _fail(batch, e)
                 self._try_to_renew()

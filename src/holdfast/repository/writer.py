@@ -173,6 +173,17 @@ class ChunkWriter:
         self._join()
         self._write_index()
 
+    def give_back(self) -> None:
+        """Give the memory of buffers that are free back to the system: for a writer that lives long and rests often."""
+        for pool in {id(p): p for p in (*self._block_buffers.values(), *self._pack_buffers.values())}.values():
+            free: list[mmap.mmap] = []
+            with contextlib.suppress(queue.Empty):
+                while True:
+                    free.append(pool.get_nowait())
+            for buffer in free:
+                buffer.madvise(mmap.MADV_DONTNEED)
+                pool.put(buffer)
+
     def take_pack(self, record: PackRecord) -> None:
         """Have a pack that is in storage already named by the next index object (adopted packs)."""
         self._records.append(record)
