@@ -174,9 +174,9 @@ def _tell_push(out: Output, path: str, name: str, p: Progress, done: Pushed, dry
         out.line(f"At most {files} files ({size_text(size)}) would be sent. Nothing was: this was a dry run.")
     else:
         out.line(f"Sent:    {p.moved} files, {size_text(p.moved_bytes)}; the server had the others")
-        state = "complete" if done.complete else "not complete yet"
-        out.line(f"Pushed {printable(path)} as {name}, version {done.version}, {state}.")
-    return Incomplete.exit_status if p.troubles.count else 0
+        state = {True: ", complete", False: ", not complete yet", None: ""}[done.complete]
+        out.line(f"Pushed {printable(path)} as {name}, version {done.version}{state}.")
+    return Incomplete.exit_status if p.troubles.count or done.complete is False else 0
 
 
 def _tell_pull(out: Output, request: Any, p: Progress, version: int) -> int:

@@ -61,11 +61,12 @@ class Machine:
 @dataclass
 class Pushed:
     """What came of it. ``version``: of the manifest, 0 after a dry run; ``to_send``: files and bytes that a dry run
-    found the newest version not to have; ``complete``: whether the server said that it has every file.
+    found the newest version not to have; ``complete``: whether the server says that it has every file, None when it
+    could not be asked (every file that was sent was acknowledged all the same).
     """
 
     version: int = 0
-    complete: bool = False
+    complete: bool | None = None
     to_send: tuple[int, int] = (0, 0)
 
 
@@ -170,13 +171,13 @@ class _Push:
                 return int(one["version"])
         return 0
 
-    def _is_complete(self, version: int) -> bool:
-        """Whether the server says that it has every file of that version. False also when we may not ask."""
+    def _is_complete(self, version: int) -> bool | None:
+        """Whether the server says that it has every file of that version; None when it cannot be asked."""
         params = {"name": self._request.name, "versions": "all", "limit": "100"}
         try:
             answer = self._server.patiently(lambda: self._server.once("GET", "manifests", params=params)).json()
-        except Forbidden:
-            return False
+        except (Forbidden, StorageError):
+            return None
         found = answer.get("manifests")
         for one in found if isinstance(found, list) else []:
             if isinstance(one, dict) and one.get("version") == version:
