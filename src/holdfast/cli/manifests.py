@@ -77,6 +77,13 @@ def pull(out: Output, name: str, url: str | None, target: str, insecure: bool, *
         from holdfast.remote.progress import Progress
         from holdfast.wiring import remote
     loaded, now_ns, p = out.app.settings, out.app.now_ns, Progress()
+
+    def tell(what: str, path: bytes) -> None:
+        out.event("change", action=what, path=printable(path))
+        if options["dry_run"]:
+            out.line(f"{what:8}{printable(path)}")
+
+    p.tell = tell
     request = room.Request(_name(name), os.fsencode(os.path.abspath(target)), **options)
     with remote.connect(loaded, remote.address(loaded, url, insecure=insecure), now_ns) as server:
         server.who()
@@ -180,10 +187,6 @@ def _tell_push(out: Output, path: str, name: str, p: Progress, done: Pushed, dry
 
 
 def _tell_pull(out: Output, request: Any, p: Progress, version: int) -> int:
-    for what, path in p.changes:
-        out.event("change", action=what, path=printable(path))
-        if request.dry_run:
-            out.line(f"{what:8}{printable(path)}")
     _tell_troubles(out, p)
     for what, count in sorted(p.notes.items()):
         out.warn(f"{printable(what)} could not be set on {count} files or folders")
@@ -193,7 +196,7 @@ def _tell_pull(out: Output, request: Any, p: Progress, version: int) -> int:
         errors=p.troubles.count,
     )  # fmt: skip
     if request.dry_run:
-        out.line(f"{len(p.changes)} changes, {p.unchanged} unchanged. Nothing was written: this was a dry run.")
+        out.line(f"{p.changes} changes, {p.unchanged} unchanged. Nothing was written: this was a dry run.")
     else:
         deleted = f", {p.deleted} deleted" if request.delete else ""
         out.line(

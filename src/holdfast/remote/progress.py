@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 _NAMED_MOST = 1000
@@ -28,11 +29,16 @@ class Named:
             self.first.clear()
 
 
+def _nobody_listens(what: str, path: bytes) -> None:
+    return None
+
+
 @dataclass
 class Progress:
     """``troubles``: what could not be read, sent, had or written. ``left_out``: what a manifest cannot hold.
     ``notes``: what else is to be said, and how often. ``done``, ``expected``: bytes, of the stage that is shown;
-    ``size``: bytes of all files; ``moved``: files that were uploaded or downloaded.
+    ``size``: bytes of all files; ``moved``: files that were uploaded or downloaded. ``tell`` hears of changes at once,
+    as there may be as many of them as files.
     """
 
     stage: str = ""
@@ -53,7 +59,8 @@ class Progress:
     troubles: Named = field(default_factory=Named)
     left_out: Named = field(default_factory=Named)
     notes: dict[str, int] = field(default_factory=dict)
-    changes: list[tuple[str, bytes]] = field(default_factory=list)
+    changes: int = 0
+    tell: Callable[[str, bytes], None] = _nobody_listens
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def count(self, **more: int) -> None:
@@ -61,6 +68,11 @@ class Progress:
         with self._lock:
             for name, number in more.items():
                 setattr(self, name, getattr(self, name) + number)
+
+    def change(self, what: str, path: bytes) -> None:
+        """Something is, or in a dry run would be, ``new``, ``changed`` or ``delete``d."""
+        self.changes += 1
+        self.tell(what, path)
 
     def note(self, what: str) -> None:
         with self._lock:

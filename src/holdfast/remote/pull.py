@@ -300,7 +300,7 @@ class _Pull:
 
     def _removed(self, path: bytes) -> None:
         self._progress.count(deleted=1)
-        self._progress.changes.append(("delete", path))
+        self._progress.change("delete", path)
 
     def _delete_others(self) -> None:
         """Remove what the manifest does not name, folder by folder; what it omits stays."""
@@ -312,7 +312,8 @@ class _Pull:
                 self._target, folder, names, self._may, lambda count: self._progress.count(deleted=count),
                 lambda path, e: self._progress.troubles.add(path, explain_placing(e)), dry_run=self._request.dry_run,
             )  # fmt: skip
-            self._progress.changes += [("delete", path) for path in gone]
+            for path in gone:
+                self._progress.change("delete", path)
             waiting += inner
 
     def _listed(self, folder: bytes) -> tuple[set[bytes], list[bytes]]:
@@ -340,7 +341,7 @@ class _Pull:
         for folder in self._wanted(self._manifest.folders()):
             there = self._seen(folder.path)
             if there is None or not stat.S_ISDIR(there.st_mode):
-                self._progress.changes.append(("new" if there is None else "changed", folder.path))
+                self._progress.change("new" if there is None else "changed", folder.path)
         for line in self._wanted(self._manifest.files()):
             assert isinstance(line, FileLine)
             self._foresee_file(line)
@@ -348,7 +349,7 @@ class _Pull:
             assert isinstance(link, LinkLine)
             there = self._seen(link.path)
             if there is None or not stat.S_ISLNK(there.st_mode) or not self._points_to(link):
-                self._progress.changes.append(("new" if there is None else "changed", link.path))
+                self._progress.change("new" if there is None else "changed", link.path)
         if self._request.delete and self._target >= 0:
             self._delete_others()
 
@@ -359,7 +360,7 @@ class _Pull:
         if same:
             self._progress.unchanged += 1
             return
-        self._progress.changes.append(("new" if there is None else "changed", line.path))
+        self._progress.change("new" if there is None else "changed", line.path)
         if not line.available:
             self._progress.troubles.add(line.path, "the server does not have all of it yet")
 
