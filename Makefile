@@ -2,7 +2,7 @@
 
 PYTHON := .venv/bin/python
 .DEFAULT_GOAL := help
-.PHONY: help setup debian test test-all check format bench clean
+.PHONY: help setup debian test test-all check format bench bench-server clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -31,6 +31,9 @@ format: setup ## formats the code and sorts its imports
 
 bench: debian setup ## measures against restic and Borg; see docs/benchmarks.md
 	$(PYTHON) -m bench.run $(BENCH)
+
+bench-server: setup ## measures the server beside rclone and Swift; see docs/benchmarks-server.md
+	$(PYTHON) -m bench.server $(BENCH)
 
 clean: ## removes .venv, .bench, caches and built files
 	rm -rf .venv .bench .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache build dist
