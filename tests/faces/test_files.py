@@ -224,6 +224,16 @@ def cut_off(server: Running, client: httpx2.Client, address: str, some: bytes, s
         time.sleep(0.2)
 
 
+def test_a_download_that_is_broken_off_disturbs_nobody(server: Running, ann: httpx2.Client):
+    data = noise(30 * MIB)
+    ann.put(f"/files/{sha256(data)}", content=data)
+    for _ in range(20):
+        with ann.stream("GET", f"/files/{sha256(data)}") as answer:
+            assert len(next(answer.iter_bytes(1000))) == 1000
+    assert ann.get(f"/files/{sha256(data)}").content == data
+    assert [line for line in server.log if not line.startswith("{")] == []
+
+
 def wait_for_offset(client: httpx2.Client, address: str) -> httpx2.Response:
     deadline = time.monotonic() + 20
     while time.monotonic() < deadline:

@@ -1,11 +1,13 @@
-"""Bodies of requests, received without holding more than a little of them; ranges as headers say them."""
+"""Bodies, received and sent without holding more than a little of them; ranges as headers say them."""
 
 from __future__ import annotations
 
+import asyncio
 import re
-from collections.abc import AsyncGenerator
+import threading
+from collections.abc import AsyncGenerator, Generator
 from tempfile import TemporaryFile
-from typing import BinaryIO, NamedTuple, cast
+from typing import Any, BinaryIO, NamedTuple, cast
 
 from anyio.to_thread import run_sync
 from fastapi import Request
@@ -94,3 +96,55 @@ def wanted_range(text: str | None, size: int) -> Span | None:
     if span.start >= span.stop:
         raise OutOfRange(f"The file has {size} bytes.", "Ask for a range within them.", size=size)
     return span
+
+
+class Outgoing:
+    """A body that a generator makes, piece by piece, in threads: while one piece is sent the next one is made.
+
+    What is promised: the generator is closed when all was sent or the client went away, and is one thread's at a time.
+    """
+
+    def __init__(self, pieces: Generator[bytes, None, None]) -> None:
+        self._pieces = pieces
+        self._lock = threading.Lock()
+        self._first = b""
+
+    async def begin(self) -> Outgoing:
+        """Make the first piece, so that what is damaged is told by the answer's status."""
+        try:
+            self._first = await run_sync(self._next)
+        except BaseException:
+            self._end(None)
+            raise
+        return self
+
+    async def sent(self) -> AsyncGenerator[bytes, None]:
+        """The pieces in order."""
+        piece, coming = self._first, None
+        try:
+            while piece:
+                coming = asyncio.ensure_future(run_sync(self._next))
+                yield piece
+                piece = await asyncio.shield(coming)
+                coming = None
+        finally:
+            self._end(coming)
+
+    def _end(self, coming: asyncio.Future[bytes] | None) -> None:
+        if coming is not None:
+            coming.add_done_callback(_forget)
+        asyncio.ensure_future(run_sync(self._close)).add_done_callback(_forget)
+
+    def _next(self) -> bytes:
+        with self._lock:
+            return next(self._pieces, b"")
+
+    def _close(self) -> None:
+        with self._lock:
+            self._pieces.close()
+
+
+def _forget(ended: asyncio.Future[Any]) -> None:
+    """Nobody waits for it any more; that it failed is nobody's business either."""
+    if not ended.cancelled():
+        ended.exception()

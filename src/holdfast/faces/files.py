@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import contextlib
-from collections.abc import AsyncIterator, Generator
 from contextlib import aclosing
 from typing import Any
 
@@ -21,7 +19,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from holdfast.accounts.directory import Identity
 from holdfast.errors import BrokenOff, Contradiction, HoldfastError, NoContent, UsageError
-from holdfast.faces.bodies import Span, announced, content_range, pieces, wanted_range
+from holdfast.faces.bodies import Outgoing, Span, announced, content_range, pieces, wanted_range
 from holdfast.faces.gate import Gate
 from holdfast.faces.problems import Problem, problem_of, problems_of
 from holdfast.manifests.files import UNKNOWN, Files, State, parse_hash
@@ -235,15 +233,8 @@ class Face:
         headers["Content-Length"] = str(stop - start)
         if span:
             headers["Content-Range"] = f"bytes {start}-{stop - 1}/{file.size}"
-        body = self._files.pieces(file, start, stop)
-        try:
-            first = await run_sync(next, body, b"")  # what is damaged is told by the status, not by a broken body
-        except BaseException:
-            body.close()
-            raise
-        return StreamingResponse(
-            _sent(first, body), 206 if span else 200, headers, media_type="application/octet-stream"
-        )
+        body = await Outgoing(self._files.pieces(file, start, stop)).begin()
+        return StreamingResponse(body.sent(), 206 if span else 200, headers, media_type="application/octet-stream")
 
     async def head(self, by: Identity, hash_: str) -> Response:
         known = await run_sync(self._files.state, by, hash_)
@@ -256,21 +247,6 @@ class Face:
         if known.size is not None:
             more["Upload-Length"] = str(known.size)
         return Response(status_code=204, headers=more)
-
-
-async def _sent(first: bytes, rest: Generator[bytes, None, None]) -> AsyncIterator[bytes]:
-    """The pieces, each read by a thread while nothing else waits for it."""
-    try:
-        while first:
-            coming = asyncio.ensure_future(run_sync(next, rest, b""))
-            try:
-                yield first
-            finally:
-                await asyncio.wait([coming])
-            first = coming.result()
-    finally:
-        with contextlib.suppress(ValueError):  # a thread is in the middle of it, and will end it
-            rest.close()
 
 
 def _facts(hash_: str) -> dict[str, str]:

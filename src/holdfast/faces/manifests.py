@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import AsyncIterator, Generator
 from typing import Any
 from urllib.parse import quote
 
@@ -15,7 +13,7 @@ from fastapi.responses import Response, StreamingResponse
 from holdfast.accounts.directory import Identity
 from holdfast.catalog.holdings import Manifest
 from holdfast.errors import UsageError
-from holdfast.faces.bodies import spooled
+from holdfast.faces.bodies import Outgoing, spooled
 from holdfast.faces.gate import Gate
 from holdfast.faces.problems import problems_of
 from holdfast.manifests.document import demand_name
@@ -89,20 +87,9 @@ class _Face:
         return await self._rendered(by, found, as_number, 200)
 
     async def _rendered(self, by: Identity, manifest: Manifest, as_number: bool, status: int) -> Response:
-        pieces = self._manifests.render(by, manifest, as_number=as_number)
-        first = await run_sync(next, pieces, b"")  # what is damaged is told by the status
+        body = await Outgoing(self._manifests.render(by, manifest, as_number=as_number)).begin()
         headers = {"X-Manifest-Version": str(manifest.version)}
-        return StreamingResponse(_sent(first, pieces), status, headers, media_type="application/json")
-
-
-async def _sent(first: bytes, rest: Generator[bytes, None, None]) -> AsyncIterator[bytes]:
-    try:
-        while first:
-            yield first
-            first = await run_sync(next, rest, b"")
-    finally:
-        with contextlib.suppress(ValueError):
-            rest.close()
+        return StreamingResponse(body.sent(), status, headers, media_type="application/json")
 
 
 def _address(manifest: Manifest, *, with_version: bool) -> str:

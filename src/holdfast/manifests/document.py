@@ -24,7 +24,7 @@ from holdfast.manifests.files import State, parse_hash
 
 HEADER_MOST = 1 << 20  # bytes of everything but files and directories
 ENTRY_MOST = 64 << 10  # bytes of one entry
-_VALUES_MOST = 10_000  # in the header or in one entry
+_HEADER_VALUES, _ENTRY_VALUES = 100_000, 10_000  # keys and values in everything but files and directories; in an entry
 _DEEPEST = 50
 _PATH_MOST = 4096
 _NAME_MOST = 255
@@ -88,7 +88,7 @@ class Reading:
         events: Iterator[Event] = ijson.basic_parse(self._source, buf_size=_BLOCK)
         if next(events)[0] != "start_map":
             raise UsageError("A manifest is a JSON object.")
-        budget = _Budget("The manifest", HEADER_MOST)
+        budget = _Budget("The manifest", HEADER_MOST, _HEADER_VALUES)
         for kind, key in events:
             if kind == "end_map":
                 break
@@ -146,8 +146,8 @@ class Reading:
 class _Budget:
     """How much one value may take in memory."""
 
-    def __init__(self, thing: str, size: int) -> None:
-        self._thing, self._size, self._values = thing, size, _VALUES_MOST
+    def __init__(self, thing: str, size: int, values: int) -> None:
+        self._thing, self._size, self._values = thing, size, values
 
     def take(self, value: Any) -> None:
         self._values -= 1
@@ -191,7 +191,7 @@ def _entry(path: str, events: Iterator[Event]) -> dict[str, Any]:
             return found
         kind, value = next(events)
         if kind in _NESTED:
-            budget = budget or _Budget(f"The entry {path!r}", ENTRY_MOST)
+            budget = budget or _Budget(f"The entry {path!r}", ENTRY_MOST, _ENTRY_VALUES)
             value = _value(kind, value, events, budget, 3)
         size += len(key) + (len(value) if type(value) is str else 8)
         if size > ENTRY_MOST:

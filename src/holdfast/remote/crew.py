@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 
 SMALL_BYTES = 1 << 20  # up to this size a file is one piece in memory
-_SMALL_THREADS, _LARGE_THREADS = 8, 2
+_SMALL_THREADS, _LARGE_THREADS = 16, 2
 _WAITING = 4  # pieces of work for each thread
 
 

@@ -16,7 +16,7 @@ import msgspec
 
 MOST_BYTES = 1 << 30  # of the whole manifest, as servers take it
 _BESIDES_BYTES = (1 << 20) - 4096  # of everything but files and directories; a little is left for what it costs to say
-_BESIDES_VALUES = 9_900  # so many keys and values
+_BESIDES_VALUES = 99_000  # so many keys and values
 _PIECE = 256 << 10
 _EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
 _LEAST_US = -62_135_596_800_000_000  # the years 1 to 9999, which is what a timestamp can say
