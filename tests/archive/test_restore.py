@@ -473,7 +473,8 @@ def test_a_damaged_page_costs_its_own_entries_and_nothing_is_deleted(fine):
     source = write(fine.folder / "source", {f"{i:04}": f"{i}" for i in range(3000)})
     report = fine.back_up(source)
     tree = fine.tree(report)
-    lost = tree.page(report.snapshot.root).children[3]
+    children = tree.page(report.snapshot.root).children  # how many there are is chance: the key decides where pages end
+    lost = children[len(children) // 2]
     write(fine.restored, {"extra": "stays"})
     with fine.repo.reading() as reader:
         really = reader.read
