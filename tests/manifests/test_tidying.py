@@ -6,6 +6,7 @@ import pytest
 import sqlalchemy as sa
 
 from holdfast.catalog.tables import files, manifests, parts, shelves, wanted
+from holdfast.errors import WrongContent
 from holdfast.manifests import tidying
 from holdfast.manifests.shelf import TAG
 from holdfast.repository import prune
@@ -76,3 +77,24 @@ def test_prune_meanwhile_takes_nothing_that_is_needed(room: Room):
     prune.prune(room.repo, prune.Request(deadline_s=0, max_unused=0))
     assert all(room.get(room.ann, data) == data for data in contents)
     assert check(room.repo, read_data=1.0).good
+
+
+def test_a_file_that_came_twice_stays_as_the_catalog_names_it(room: Room, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(tidying, "MANY", 1)
+    data, other = noise(10_000), noise(20_000, 2)
+    room.put_part(room.ann, data, 0, 5_000)
+    room.put_part(room.ann, data, 5_000, 10_000)
+    assert room.put(room.ann, data) is False, "it came in two pieces, and now again in one"
+    with pytest.raises(WrongContent):
+        room.put_part(room.ann, noise(20_000, 3), 0, 20_000, sha256(other))
+    room.put_part(room.ann, other, 0, 10_000)
+    for _ in range(2):
+        room.tidier.tidy()
+        room.stop()
+        prune.prune(room.repo, prune.Request(now=True, max_unused=0))
+        room.start()
+        assert room.get(room.ann, data) == data
+        assert check(room.repo, read_data=1.0).good
+        room.put(room.ann, noise(100, 4))
+    assert room.put_part(room.ann, other, 10_000, 20_000).is_available
+    assert room.get(room.ann, other) == other

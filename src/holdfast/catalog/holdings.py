@@ -169,11 +169,6 @@ def add_part(connection: Connection, account: int, part: Part, now_ns: int) -> b
     return _insert_new(connection, parts, row)
 
 
-def has_part(connection: Connection, account: int, hash_: str, start: int, stop: int) -> bool:
-    mine = (parts.c.account == account, parts.c.hash == hash_, parts.c.start == start, parts.c.stop == stop)
-    return connection.execute(sa.select(sa.func.count()).where(*mine)).scalar_one() > 0
-
-
 def delete_parts(connection: Connection, account: int, hash_: str) -> int:
     """Forget the parts of a file; how many bytes they were together."""
     mine = sa.and_(parts.c.account == account, parts.c.hash == hash_)

@@ -5,8 +5,8 @@ no longer knows (parts of files that are whole by now, files of accounts that we
 what nothing needs any more, prune frees. A snapshot of the shelf that the catalog does not know (the server was killed
 between the two, or the catalog was lost) is taken in: its files, parts and manifests become the accounts' again.
 
-What is promised: a merged snapshot is durable before one that it stands for is deleted; nothing that the catalog knows
-is ever left out; taking in twice changes nothing.
+What is promised: a merged snapshot is durable before one that it stands for is deleted; what the catalog
+names is never left out; taking in twice changes nothing.
 """
 
 from __future__ import annotations
@@ -135,18 +135,15 @@ class Tidier:
         merged = heapq.merge(*(self._keyed(stored) for stored in chosen), key=lambda item: item[0])
         once = (next(same)[1:] for _, same in itertools.groupby(merged, key=lambda item: item[0]))
         while some := list(itertools.islice(once, _SOME)):
+            paths = [join(directory, entry.name) for directory, entry in some if entry.kind == "f"]
             with self._database.reading() as c:
-                dead = self._dead(c, [join(directory, entry.name) for directory, entry in some if entry.kind == "f"])
-            yield from (one for one in some if join(one[0], one[1].name) not in dead)
-
-    def _dead(self, c: Connection, paths: Iterable[bytes]) -> set[bytes]:
-        """Those of the paths that the catalog has nothing for."""
-        found: set[bytes] = set()
-        for folder, group in itertools.groupby(paths, key=lambda path: path.split(b"/")[:2]):
-            username, kind = (step.decode() for step in folder)
-            some = {path: path.decode().split("/")[2:] for path in group}
-            found |= set(some.keys() - _known(c, username, kind, some))
-        return found
+                known = _known(c, paths)
+            for directory, entry in some:
+                content = known.get(join(directory, entry.name))
+                if entry.kind == "d":
+                    yield directory, entry
+                elif content is not None:
+                    yield directory, content.entry(entry.name, entry.mtime_ns)
 
     def _keyed(self, stored: Stored) -> Iterator[tuple[tuple[bytes, bytes], bytes, Entry]]:
         for directory, entries in Tree(self._shelf.read, stored.snapshot.root).runs():
@@ -166,17 +163,28 @@ class Tidier:
                 yield join(directory, entry.name), entry
 
 
-def _known(c: Connection, username: str, kind: str, names: dict[bytes, list[str]]) -> set[bytes]:
-    """Those paths of a folder of the shelf that the catalog has something for."""
-    account = people.account_named(c, username)
-    if username != NOBODY and account is None:
-        return set()
-    if account and kind == "files":
-        here = holdings.sizes_of(c, account.id, [name[0] for name in names.values()])
-        return {path for path, name in names.items() if name[0] in here}
-    if account and kind == "parts":
-        return {p for p, name in names.items() if holdings.has_part(c, account.id, name[0], *_bounds(name[1]))}
-    return {path for path, name in names.items() if holdings.manifest_by_id(c, int(name[0])) is not None}
+def _known(c: Connection, paths: Iterable[bytes]) -> dict[bytes, Content]:
+    """What the catalog has for paths of the shelf: the content that reading relies on. The same file may have come
+    twice, cut in other places, and only one of the two is what the catalog names.
+    """
+    found: dict[bytes, Content] = {}
+    for folder, group in itertools.groupby(paths, key=lambda path: path.split(b"/")[:2]):
+        username, kind = (step.decode() for step in folder)
+        names = {path: path.decode().split("/")[2:] for path in group}
+        account = people.account_named(c, username)
+        if kind == "manifests" and (account or username == NOBODY):
+            rows = {path: holdings.manifest_by_id(c, int(name[0])) for path, name in names.items()}
+            found |= {path: Content(row.size, row.chunks, row.depth) for path, row in rows.items() if row}
+        elif account and kind == "files":
+            files = holdings.files_of(c, account.id, [name[0] for name in names.values()])
+            here = {path: files[name[0]] for path, name in names.items() if name[0] in files}
+            found |= {path: Content(file.size, file.chunks, file.depth) for path, file in here.items()}
+        elif account and kind == "parts":
+            for path, name in names.items():
+                for part in holdings.parts_of(c, account.id, name[0]):
+                    if (part.start, part.stop) == _bounds(name[1]):
+                        found[path] = Content(part.stop - part.start, part.chunks, part.depth)
+    return found
 
 
 def _bounds(name: str) -> tuple[int, int]:
