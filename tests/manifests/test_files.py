@@ -24,6 +24,7 @@ from holdfast.errors import (
 from holdfast.manifests.files import demand_range, merged, parse_hash
 from holdfast.manifests.shelf import TAG
 from holdfast.repository.check import check
+from holdfast.repository.pages import Tree
 from holdfast.repository.snapshots import Filter
 from tests.manifests.making import Room, sha256
 
@@ -109,6 +110,35 @@ def test_the_same_file_many_times_at_once_is_charged_once(room: Room):
         assert sum(pool.map(lambda _: room.put(room.ann, b"again"), range(50))) >= 1
     account = room.house.directory.account(room.ann, "ann")
     assert (account.used_bytes, account.used_objects) == (5, 1)
+
+
+def test_what_comes_twice_at_once_in_other_pieces_is_kept_as_the_catalog_names_it(room: Room):
+    data, name = noise(9_000), sha256(noise(9_000))
+    room.shelf._lock.acquire()  # so that all of it waits for one commit
+    try:
+        orders = []
+        for cuts in ([0, 9_000], [0, 4_000, 9_000]):
+            upload = room.files.receive(None)
+            room.shelf._lock.release()
+            for start, stop in pairwise(cuts):
+                upload.feed(data[start:stop])
+            content, _ = upload.finish()
+            room.shelf._lock.acquire()
+            orders.append(room.files.put_part(room.ann, name, 0, 9_000, content))
+        orders += [room.files.put(room.ann, name, data, name)[0]]
+    finally:
+        room.shelf._lock.release()
+    for order in orders:
+        order.result(60)
+    named = room.files.file(room.ann, name)
+    (entry,) = [
+        entry
+        for stored in room.repo.snapshots()
+        for _, entries in Tree(room.shelf.read, stored.snapshot.root).runs()
+        for entry in entries
+        if entry.name == name.encode() and entry.kind == "f"
+    ]
+    assert entry.content == named.chunks
 
 
 # -- parts -------------------------------------------------------------------------------------------------------------

@@ -144,7 +144,9 @@ class Files:
 
     def _note_files_of(self, c: Connection, account: int, ready: list[Ready]) -> None:
         """A few questions for all of an account's files, however many there are."""
-        contents = {order.about.hash: content for order, content in ready}
+        contents: dict[str, Content] = {}
+        for order, content in ready:
+            contents.setdefault(order.about.hash, content)  # the first counts, as on the shelf
         here = holdings.sizes_of(c, account, contents)
         fresh = {hash_: content for hash_, content in contents.items() if hash_ not in here}
         parts = holdings.ranges_of(c, account, fresh)

@@ -90,6 +90,7 @@ class Shelf:
         self._orders: queue.SimpleQueue[Order | None] = queue.SimpleQueue()
         self._lock = threading.RLock()  # the writer is one thread's at a time
         self._open = ExitStack()
+        self._broken = False  # the session failed, and no new one could be opened yet
         self._session = self._begin()
         self._others: tuple[frozenset[str], ChunkReader] | None = None
         self._others_lock = threading.Lock()
@@ -110,6 +111,7 @@ class Shelf:
     def add(self, stream: Stream, data: Buffer) -> bytes:
         """Store one chunk; its id. It is durable once an order that names it is done."""
         with self._lock:
+            self._mend()
             try:
                 return self._session.writer.add(stream, data)
             except BaseException:
@@ -157,9 +159,16 @@ class Shelf:
 
     def _renew(self) -> None:
         """Open the writing session anew. What was added and not committed is absent then."""
+        self._broken = True
         self._open.close()
         self._open = ExitStack()
         self._session = self._begin()
+        self._broken = False
+
+    def _mend(self) -> None:
+        """Open a new session where the last one failed, so that nobody meets an error of yesterday."""
+        if self._broken:
+            self._renew()
 
     def _heed_prune(self) -> None:
         """Stop counting on packs that were condemned since the session began, and say so in the lease: sweeps wait for
@@ -178,6 +187,7 @@ class Shelf:
                 return
             try:
                 with self._lock:
+                    self._mend()
                     if batch:
                         self._commit(batch)
                     else:
@@ -254,7 +264,9 @@ class Shelf:
     def _put(self, ready: Sequence[Ready]) -> bool:
         """One snapshot and one transaction for all; False when packs vanished meanwhile."""
         now = self.repo.now_ns()
-        entries = {order.path: content.entry(split(order.path)[1], now) for order, content in ready}
+        entries: dict[bytes, Entry] = {}
+        for order, content in ready:  # of two for one path the first counts, here as in the catalog
+            entries.setdefault(order.path, content.entry(split(order.path)[1], now))
         pages = self.put_tree(runs_of(entries))
         self._session.writer.flush()
         used = {self._session.index.pack_of(page) for page in pages}
