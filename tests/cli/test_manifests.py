@@ -96,3 +96,24 @@ def test_a_server_that_is_none_is_told_from_one_that_is(ann: Visitor, tmp_path: 
         other.answers["/accounts/me"] = [(200, {}, b"<html>")]
         done = ann.call("manifest", "list", "--from", other.url, status=1)
         assert "does not answer as a Holdfast server does" in done.error
+
+
+def test_versions_are_listed_and_deleted(ann: Visitor) -> None:
+    for _ in range(3):
+        ann.call("manifest", "push", ann.tree)
+    assert [line.split()[:2] for line in ann.call("manifest", "list", "tree").lines[1:]] == [
+        ["tree", "3"], ["tree", "2"], ["tree", "1"],
+    ]  # fmt: skip
+    dry = ann.call("manifest", "delete", "tree", "--all-versions", "--dry-run")
+    assert dry.lines == ["Would delete tree, versions 1, 2, 3. Nothing was: this was a dry run."]
+    assert ann.call("manifest", "delete", "tree", "--version", "2").lines == ["Deleted tree, version 2."]
+    demand_error(ann.call("manifest", "delete", "tree", "--version", "2", "--json", status=1), "no-content")
+    gone = demand_run(ann.call("manifest", "delete", "tree", "--all-versions", "--json"))
+    assert gone["versions"] == [1, 3]
+    assert ann.call("manifest", "list", "tree").lines == ["There is no manifest tree."]
+    assert ann.call("manifest", "list").lines == ["There are no manifests."]
+
+
+@pytest.mark.parametrize("words", [[], ["--version", "1", "--all-versions"]])
+def test_what_to_delete_must_be_said(ann: Visitor, words: list[str]) -> None:
+    demand_error(ann.call("manifest", "delete", "tree", *words, "--json", status=2), "usage")

@@ -141,3 +141,36 @@ def test_a_server_that_was_killed_still_has_its_manifests(tmp_path: Path):
         server.process.kill()
     with running(tmp_path / "data") as server, server.client() as admin:
         assert admin.get("/manifests/my_backup").json()["name"] == "my_backup"
+
+
+def test_a_version_is_deleted_or_all_of_them(ann: httpx2.Client):
+    for _ in range(3):
+        ann.post("/manifests", json={"name": "going", "files": {"x": entry(b"of the deleted")}})
+    ann.put(f"/files/{entry(b'of the deleted')['hash']}", content=b"of the deleted")
+    assert ann.delete("/manifests/name/going?version=2").status_code == 204
+    versions = ann.get("/manifests?name=going&versions=all").json()["manifests"]
+    assert [v["version"] for v in versions] == [3, 1]
+    assert ann.delete("/manifests/name/going?version=2").status_code == 404
+    assert ann.delete(f"/files/{entry(b'of the deleted')['hash']}").status_code == 409
+    assert ann.delete("/manifests/name/going?versions=all").status_code == 204
+    assert ann.get("/manifests/name/going").status_code == 404
+    deadline = time.monotonic() + 30
+    while ann.get("/accounts/me").json()["usage"] != {"bytes": 0, "objects": 0} and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert ann.get(f"/files/{entry(b'of the deleted')['hash']}").status_code == 404
+
+
+@pytest.mark.parametrize("query", ["", "?version=0", "?version=x", "?versions=newest", "?version=1&versions=all"])
+def test_what_to_delete_must_be_said(ann: httpx2.Client, query: str):
+    ann.post("/manifests", json={"name": "staying", "files": {}})
+    assert ann.delete(f"/manifests/name/staying{query}").status_code == 400
+    assert ann.get("/manifests/name/staying").status_code == 200
+
+
+def test_who_only_reads_deletes_nothing(server: Running, ann: httpx2.Client):
+    ann.post("/manifests", json={"name": "staying", "files": {}})
+    token = ann.post("/accounts/tokens", json={"name": "reads", "scopes": ["files:read"]}).json()["token"]
+    with server.with_token(token) as reader:
+        assert reader.delete("/manifests/name/staying?versions=all").status_code == 403
+        assert reader.delete(f"/files/{entry(b'x')['hash']}").status_code == 403
+    assert ann.get("/manifests/name/staying").status_code == 200

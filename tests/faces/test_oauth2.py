@@ -414,3 +414,47 @@ def test_guessing_codes_is_answered_kindly_and_then_not_at_all(browser: Browser)
         assert page.status_code == 404 and "no such code" in page.text and "<b>" not in page.text
     page = browser.submit(page, user_code="BBBB-BBBB")
     assert page.status_code == 429
+
+
+# -- what was allowed, and its end -------------------------------------------------------------------------------------
+
+
+def test_what_a_program_was_allowed_is_listed_and_ended(
+    server: Running, user: httpx2.Client, browser: Browser, name: str
+) -> None:
+    client = registered(user)
+    tokens = tokens_for(server, browser, client)
+    (listed,) = user.get("/accounts/grants").json()["grants"]
+    assert (listed["client"], listed["client_id"], listed["scopes"]) == (
+        "an app", client["client_id"], tokens["scope"].split(),
+    )  # fmt: skip
+    with server.with_token(tokens["access_token"]) as program:
+        assert program.delete(f"/accounts/grants/{listed['id']}").status_code == 403
+    assert whose(server, tokens["access_token"]) == name
+    assert user.delete(f"/accounts/grants/{listed['id']}").status_code == 204
+    assert whose(server, tokens["access_token"]) == ""
+    assert user.get("/accounts/grants").json() == {"grants": []}
+    assert user.delete(f"/accounts/grants/{listed['id']}").status_code == 404
+
+
+def test_nobody_ends_what_another_one_allowed(
+    server: Running, user: httpx2.Client, browser: Browser, name: str
+) -> None:
+    tokens = tokens_for(server, browser, registered(user))
+    number = user.get("/accounts/grants").json()["grants"][0]["id"]
+    with server.user(f"{name}-2") as other:
+        assert other.get("/accounts/grants").json() == {"grants": []}
+        assert other.delete(f"/accounts/grants/{number}").status_code == 404
+    assert whose(server, tokens["access_token"]) == name
+
+
+def test_a_person_ends_a_program_on_a_page(server: Running, user: httpx2.Client, browser: Browser, name: str) -> None:
+    tokens = tokens_for(server, browser, registered(user))
+    number = str(user.get("/accounts/grants").json()["grants"][0]["id"])
+    page = browser.open("/login/programs")
+    assert "an app" in page.text and "files:read" in page.text
+    assert browser.client.post("/login/programs", data={"end": number}).status_code == 403  # no form of ours
+    assert browser.submit(page, end="x").status_code == 400
+    assert whose(server, tokens["access_token"]) == name
+    assert "There are none." in browser.submit(page, end=number).text
+    assert whose(server, tokens["access_token"]) == ""

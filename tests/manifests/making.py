@@ -14,6 +14,7 @@ from holdfast.catalog.database import Database
 from holdfast.catalog.holdings import Manifest
 from holdfast.manifests.files import Files, State
 from holdfast.manifests.manifests import Manifests
+from holdfast.manifests.removing import Remover
 from holdfast.manifests.shelf import Shelf
 from holdfast.manifests.snapshots import SnapshotMaker
 from holdfast.manifests.tidying import Tidier
@@ -49,10 +50,10 @@ class Room:
         self.shelf = Shelf(self.repo, self.database, "tests")
         self.files = Files(self.shelf, self.database, self.repo.now_ns, MOST, self.complete.extend)
         self.manifests = Manifests(self.shelf, self.files, self.database, self.repo.now_ns, self.complete.extend)
-        self.tidier = Tidier(self.shelf, self.manifests, self.database, str(self.folder), self.repo.now_ns)
-        self.maker = SnapshotMaker(
-            self.shelf, self.files, self.manifests, self.tidier, self.database, str(self.folder), "tests"
-        )
+        folder, now_ns = str(self.folder), self.repo.now_ns
+        self.remover = Remover(self.shelf, self.manifests, self.database, folder, now_ns, lambda: None)
+        self.tidier = Tidier(self.shelf, self.manifests, self.database, folder, now_ns)
+        self.maker = SnapshotMaker(self.shelf, self.files, self.manifests, self.database, folder, "tests")
 
     def stop(self) -> None:
         self.shelf.close()

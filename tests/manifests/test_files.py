@@ -213,10 +213,10 @@ def test_a_file_whose_last_part_came_just_before_the_end_is_made_at_the_next_sta
 def test_parts_can_be_given_up(room: Room):
     data = noise(1000)
     room.put_part(room.ann, data, 0, 500)
-    room.files.forget_parts(room.ann, sha256(data))
+    room.remover.forget_file(room.ann, sha256(data))
     assert room.files.state(room.ann, sha256(data)).ranges == ()
     with pytest.raises(NoContent):
-        room.files.forget_parts(room.ann, sha256(data))
+        room.remover.forget_file(room.ann, sha256(data))
 
 
 @given(st.lists(st.tuples(st.integers(0, 50), st.integers(1, 20))))

@@ -1,4 +1,5 @@
-"""OAuth2's clients: programs that act for somebody. Who may register one, and where answers to it may be sent.
+"""OAuth2's clients: programs that act for somebody. Who may register one, where answers to it may be sent, and how what
+it was allowed ends.
 
 What is promised: a client never has more scopes than whoever registered it; its secret is shown once and kept as a
 digest; an answer goes only to an address that was registered, to the letter (on this machine's loopback the port may
@@ -17,7 +18,7 @@ from holdfast.accounts.directory import Directory, Identity, digest_of, line_of_
 from holdfast.accounts.scopes import ALL_SCOPES, checked
 from holdfast.catalog import grants, people
 from holdfast.catalog.database import Connection, Database
-from holdfast.catalog.grants import Client
+from holdfast.catalog.grants import Client, Program
 from holdfast.errors import Forbidden, NoAccount, UsageError
 
 CODE, CREDENTIALS, REFRESH = "authorization_code", "client_credentials", "refresh_token"
@@ -84,6 +85,25 @@ class Clients:
             if found is None or not grants.delete_client(c, by.account, number):
                 raise NoAccount("You have no such client.")
             self._note(c, by, "client removed", found)
+        self._directory.generation += 1
+
+    # -- what was allowed to programs --------------------------------------------------------------------------------
+
+    def allowed(self, by: Identity) -> list[Program]:
+        """The programs that act for the caller, whoever registered them; the newest first."""
+        with self._database.reading() as c:
+            return grants.list_grants(c, by.account, self._now_ns())
+
+    def end(self, by: Identity, number: int) -> None:
+        """A program may act for the caller no longer: all its tokens end at once. NoAccount when there is no such."""
+        by.demand_person("end what a program was allowed")
+        with self._database.writing() as c:
+            found = grants.grant_by_id(c, number)
+            client = grants.client_by_id(c, found.client) if found else None
+            if found is None or client is None or found.account != by.account:
+                raise NoAccount("You have allowed no such program.")
+            grants.end_grant(c, number)
+            self._note(c, by, "program ended", client, found.scopes)
         self._directory.generation += 1
 
     def _note(self, c: Connection, by: Identity, action: str, client: Client, detail: str = "") -> None:

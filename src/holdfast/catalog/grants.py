@@ -41,6 +41,17 @@ class Grant(msgspec.Struct, frozen=True, kw_only=True):
     expires_ns: int
 
 
+class Program(msgspec.Struct, frozen=True, kw_only=True):
+    """A grant, and what its client is called."""
+
+    id: int
+    client: str
+    client_name: str
+    scopes: str
+    created_ns: int
+    expires_ns: int
+
+
 class GrantToken(msgspec.Struct, frozen=True, kw_only=True):
     """A row of ``grant_tokens``. ``kind``: access or refresh; ``used``: a refresh token that was exchanged."""
 
@@ -121,6 +132,15 @@ def add_grant(
 
 def grant_by_id(connection: Connection, number: int) -> Grant | None:
     return one(connection, Grant, sa.select(*columns(Grant, grants)).where(grants.c.id == number))
+
+
+def list_grants(connection: Connection, account: int, now_ns: int) -> list[Program]:
+    """What an account allows whom, the newest first."""
+    there = (grants.c.account == account, grants.c.expires_ns > now_ns)
+    shown = [*columns(Grant, grants), clients.c.name.label("client_name")]
+    wanted = [column for column in shown if column.name in Program.__struct_fields__]
+    query = sa.select(*wanted).join(clients, clients.c.id == grants.c.client).where(*there)
+    return every(connection, Program, query.order_by(grants.c.id.desc()))
 
 
 def extend_grant(connection: Connection, number: int, expires_ns: int) -> None:

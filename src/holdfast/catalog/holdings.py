@@ -18,7 +18,7 @@ from holdfast.catalog.rows import columns, every, one
 from holdfast.catalog.tables import accounts, digests, files, manifests, parts, seen, shelves, wanted
 
 _AT_ONCE = 2000  # values in one question: every database takes so many
-_whole = manifests.c.version > 0  # received to its end
+whole = sa.and_(manifests.c.version > 0, manifests.c.deleted_ns.is_(None))  # received to its end, and not deleted
 
 
 class File(msgspec.Struct, frozen=True):
@@ -65,7 +65,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     snapshot: str
 
 
-_listed = [
+listed = [
     sa.literal(b"").label("header") if column.name == "header" else column for column in columns(Manifest, manifests)
 ]
 
@@ -81,7 +81,7 @@ def file_of(connection: Connection, account: int, hash_: str) -> File | None:
 def files_of(connection: Connection, account: int, hashes: Iterable[str]) -> dict[str, File]:
     """Those of the files that the account has, by hash."""
     found: dict[str, File] = {}
-    for some in _some(hashes):
+    for some in some_of(hashes):
         query = sa.select(*columns(File, files)).where(files.c.account == account, files.c.hash.in_(some))
         found.update((file.hash, file) for file in every(connection, File, query))
     return found
@@ -90,7 +90,7 @@ def files_of(connection: Connection, account: int, hashes: Iterable[str]) -> dic
 def sizes_of(connection: Connection, account: int, hashes: Iterable[str]) -> dict[str, int]:
     """The sizes of those files that the account has."""
     found: dict[str, int] = {}
-    for some in _some(hashes):
+    for some in some_of(hashes):
         query = sa.select(files.c.hash, files.c.size).where(files.c.account == account, files.c.hash.in_(some))
         found.update((hash_, size) for hash_, size in connection.execute(query))
     return found
@@ -103,11 +103,20 @@ def add_files(connection: Connection, account: int, new: Sequence[File], now_ns:
         connection.execute(sa.insert(files), rows)
 
 
+def touch_files(connection: Connection, account: int, hashes: Iterable[str], now_ns: int) -> int:
+    """They were sent again: note when. How many of them are there."""
+    there = 0
+    for some in some_of(hashes):
+        mine = sa.and_(files.c.account == account, files.c.hash.in_(some))
+        there += connection.execute(sa.update(files).where(mine).values(stored_ns=now_ns)).rowcount
+    return there
+
+
 def settle(connection: Connection, account: int, arrived: Mapping[str, int]) -> list[int]:
     """Files have arrived (sizes by hash): count them in the manifests that want them. Those that are complete now."""
     times: dict[int, int] = {}
     mine = sa.select(manifests.c.id).where(manifests.c.account == account)
-    for some in _some(arrived):
+    for some in some_of(arrived):
         query = sa.select(wanted.c.manifest, wanted.c.hash, wanted.c.size, wanted.c.times)
         for number, hash_, size, count in connection.execute(
             query.where(wanted.c.hash.in_(some), wanted.c.manifest.in_(mine))
@@ -155,7 +164,7 @@ def has_parts(connection: Connection, account: int) -> bool:
 def ranges_of(connection: Connection, account: int, hashes: Iterable[str]) -> dict[str, list[tuple[int, int, int]]]:
     """For those files of which the account has parts: (start, stop, total) of each, in order."""
     found: dict[str, list[tuple[int, int, int]]] = {}
-    for some in _some(hashes):
+    for some in some_of(hashes):
         query = sa.select(parts.c.hash, parts.c.start, parts.c.stop, parts.c.total)
         query = query.where(parts.c.account == account, parts.c.hash.in_(some)).order_by(parts.c.start, parts.c.stop)
         for hash_, start, stop, total in connection.execute(query):
@@ -203,7 +212,7 @@ def begin_manifest(connection: Connection, account: int, now_ns: int) -> int:
 
 def add_manifest(connection: Connection, **row: Any) -> None:
     """Note a snapshot of the command line as the next version of its name."""
-    mine = sa.and_(_of(None), manifests.c.name == row["name"])
+    mine = sa.and_(of_account(None), manifests.c.name == row["name"])
     newest = connection.execute(sa.select(sa.func.max(manifests.c.version)).where(mine)).scalar_one_or_none()
     connection.execute(sa.insert(manifests).values({"account": None, **row, "version": (newest or 0) + 1}))
 
@@ -216,7 +225,7 @@ def finish_manifest(connection: Connection, number: int, account: int, here: int
     """It was received: it becomes the next version of its name, which is given back. ``here``: how many of its files
     were found as they were read. None when its account is gone.
     """
-    mine = sa.and_(_of(account), manifests.c.name == row["name"])
+    mine = sa.and_(of_account(account), manifests.c.name == row["name"])
     newest = connection.execute(sa.select(sa.func.max(manifests.c.version)).where(mine)).scalar_one_or_none()
     version = max(newest or 0, 0) + 1
     values = {**row, "version": version, "available": manifests.c.available + here}
@@ -230,7 +239,7 @@ def drop_manifest(connection: Connection, number: int) -> None:
 
 def drop_unfinished_manifests(connection: Connection, before_ns: int) -> None:
     """Those whose receiver was killed before that time."""
-    old = sa.and_(sa.not_(_whole), manifests.c.received_ns < before_ns)
+    old = sa.and_(manifests.c.version <= 0, manifests.c.received_ns < before_ns)
     connection.execute(sa.delete(manifests).where(old))
 
 
@@ -262,7 +271,7 @@ def manifest_named(
     connection: Connection, account: int | None, name: str, version: int | None = None
 ) -> Manifest | None:
     """That version, or the newest one."""
-    query = sa.select(*columns(Manifest, manifests)).where(_of(account), _whole, manifests.c.name == name)
+    query = sa.select(*columns(Manifest, manifests)).where(of_account(account), whole, manifests.c.name == name)
     if version is not None:
         query = query.where(manifests.c.version == version)
     return one(connection, Manifest, query.order_by(manifests.c.version.desc()).limit(1))
@@ -291,8 +300,8 @@ def list_manifests(
     their headers.
     """
     mine = manifests.c.account == account
-    whose = sa.and_(_whole, sa.or_(mine, manifests.c.account.is_(None)) if snapshots_too else mine)
-    query = sa.select(*_listed).where(whose)
+    whose = sa.and_(whole, sa.or_(mine, manifests.c.account.is_(None)) if snapshots_too else mine)
+    query = sa.select(*listed).where(whose)
     if name is not None:
         query = query.where(manifests.c.name == name)
     else:
@@ -305,13 +314,15 @@ def list_manifests(
 
 def without_snapshot(connection: Connection) -> list[int]:
     """Manifests of accounts that are complete and have no snapshot yet."""
-    complete = sa.and_(_whole, manifests.c.available == manifests.c.files, manifests.c.snapshot == "")
+    complete = sa.and_(whole, manifests.c.available == manifests.c.files, manifests.c.snapshot == "")
     query = sa.select(manifests.c.id).where(complete, manifests.c.account.is_not(None)).order_by(manifests.c.id)
     return list(connection.execute(query).scalars())
 
 
-def set_snapshot(connection: Connection, number: int, snapshot: str) -> None:
-    connection.execute(sa.update(manifests).where(manifests.c.id == number).values(snapshot=snapshot))
+def set_snapshot(connection: Connection, number: int, snapshot: str) -> bool:
+    """False when the manifest is gone."""
+    made = sa.update(manifests).where(manifests.c.id == number).values(snapshot=snapshot)
+    return connection.execute(made).rowcount == 1
 
 
 # -- snapshots of the command line -------------------------------------------------------------------------------------
@@ -328,9 +339,9 @@ def note_seen(connection: Connection, snapshot: str) -> None:
 
 def forget_snapshots(connection: Connection, gone: Iterable[str]) -> None:
     """They are there no longer: nor are the manifests that they were listed as."""
-    for some in _some(gone):
+    for some in some_of(gone):
         connection.execute(sa.delete(seen).where(seen.c.snapshot.in_(some)))
-        connection.execute(sa.delete(manifests).where(_of(None), manifests.c.snapshot.in_(some)))
+        connection.execute(sa.delete(manifests).where(of_account(None), manifests.c.snapshot.in_(some)))
 
 
 def digest_of(connection: Connection, key: bytes) -> str | None:
@@ -362,16 +373,16 @@ def known_shelves(connection: Connection) -> set[str]:
 
 def replace_shelves(connection: Connection, old: Sequence[str], new: str) -> None:
     """Several snapshots of the shelf were made one."""
-    for some in _some(old):
+    for some in some_of(old):
         connection.execute(sa.delete(shelves).where(shelves.c.snapshot.in_(some)))
     add_shelf(connection, new)
 
 
 def count_usage(connection: Connection) -> None:
     """Set what each account uses to what it has."""
-    whole = sa.select(sa.func.coalesce(sa.func.sum(files.c.size), 0), sa.func.count(files.c.hash))
+    complete = sa.select(sa.func.coalesce(sa.func.sum(files.c.size), 0), sa.func.count(files.c.hash))
     for number in connection.execute(sa.select(accounts.c.id)).scalars().all():
-        size, count = connection.execute(whole.where(files.c.account == number)).one()
+        size, count = connection.execute(complete.where(files.c.account == number)).one()
         coming = sa.select(sa.func.coalesce(sa.func.sum(parts.c.stop - parts.c.start), 0))
         more = connection.execute(coming.where(parts.c.account == number)).scalar_one()
         used = {"used_bytes": int(size) + int(more), "used_objects": count}
@@ -391,11 +402,11 @@ def _insert_new(connection: Connection, table: sa.Table, row: dict[str, Any]) ->
     return connection.execute(great.returning(key)).first() is not None
 
 
-def _of(account: int | None) -> sa.ColumnElement[bool]:
+def of_account(account: int | None) -> sa.ColumnElement[bool]:
     return manifests.c.account.is_(None) if account is None else manifests.c.account == account
 
 
-def _some(values: Iterable[str]) -> Iterator[list[str]]:
+def some_of(values: Iterable[str]) -> Iterator[list[str]]:
     """A few at a time."""
     held: list[str] = []
     for value in values:

@@ -232,6 +232,7 @@ manifests = sa.Table(
     sa.Column("size", sa.BigInteger, nullable=False),  # of the document
     *_content(),
     sa.Column("snapshot", sa.Text, nullable=False),  # empty: not made yet
+    sa.Column("deleted_ns", sa.BigInteger),  # null: it is there
     sa.UniqueConstraint("account", "name", "version", name="uq_manifests_account"),
 )
 

@@ -1,4 +1,4 @@
-"""``holdfast manifest``: push, pull, list. Folders on a server, by its manifests API."""
+"""``holdfast manifest``: push, pull, list, delete. Folders on a server, by its manifests API."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ import click
 
 from holdfast.cli.login import insecure_option, needing_http
 from holdfast.cli.output import Output, command, printable, progress_bar, size_text
-from holdfast.errors import Incomplete, UsageError
+from holdfast.errors import Incomplete, NoContent, UsageError
 
 if TYPE_CHECKING:
+    from holdfast.remote.listing import Row
     from holdfast.remote.progress import Progress
     from holdfast.remote.push import Pushed
 
@@ -21,7 +22,7 @@ _MOST_WARNINGS = 50
 
 @click.group("manifest")
 def manifest() -> None:
-    """Push folders to a server, pull them back, and list what is there.
+    """Push folders to a server, pull them back, list and delete what is there.
 
     The server is the one named, or HOLDFAST_SERVER, or the only one you are logged in to (`holdfast login`). The token
     may also come from HOLDFAST_TOKEN.
@@ -93,37 +94,65 @@ def pull(out: Output, name: str, url: str | None, target: str, insecure: bool, *
 
 
 @command("list")
+@click.argument("name", metavar="[NAME]", required=False)
 @click.option("--from", "url", metavar="URL", help="The server.")
 @insecure_option
-def list_manifests(out: Output, url: str | None, insecure: bool) -> int:
-    """List the manifests on a server, the newest version of each."""
+def list_manifests(out: Output, name: str | None, url: str | None, insecure: bool) -> int:
+    """List the manifests on a server, the newest version of each, or every version of NAME."""
     with needing_http():
         from holdfast.remote.listing import manifests
         from holdfast.wiring import remote
     loaded = out.app.settings
     with remote.connect(loaded, remote.address(loaded, url, insecure=insecure), out.app.now_ns) as server:
         server.who()
-        found = list(manifests(server))
+        found = list(manifests(server, _name(name) if name else None))
     if out.as_json:
         out.document([row.json for row in found])
-        return 0
-    if not found:
-        out.line("There are no manifests.")
-        return 0
-    width = max(len(printable(row.name)) for row in found)
-    out.line(f"{'name':{width}}  version  timestamp                   files  available  size")
-    for row in found:
-        when = printable(row.timestamp)[:19].replace("T", " ")
-        name = printable(row.name)
-        out.line(
-            f"{name:{width}}  {row.version:7}  {when:19}  {row.files:12}  {row.available:9}  {size_text(row.size)}"
-        )
+    elif found:
+        _tell_rows(out, found)
+    else:
+        out.line(f"There is no manifest {printable(name)}." if name else "There are no manifests.")
+    return 0
+
+
+@command("delete")
+@click.argument("name", metavar="NAME")
+@click.option("--from", "url", metavar="URL", help="The server.")
+@click.option("--version", type=click.IntRange(1), metavar="N", help="The version to delete.")
+@click.option("--all-versions", is_flag=True, help="Delete every version.")
+@click.option("-n", "--dry-run", is_flag=True, help="Change nothing; say what would be deleted.")
+@insecure_option
+def delete(out: Output, name: str, url: str | None, insecure: bool, **options: Any) -> int:
+    """Delete a version of the manifest NAME from a server, or all of them.
+
+    Of its files those go with it that no other manifest of yours names.
+    """
+    with needing_http():
+        from holdfast.remote import listing
+        from holdfast.wiring import remote
+    version, dry_run = options["version"], options["dry_run"]
+    if (version is None) != options["all_versions"]:
+        raise UsageError("Say what to delete: --version N or --all-versions.")
+    loaded = out.app.settings
+    with remote.connect(loaded, remote.address(loaded, url, insecure=insecure), out.app.now_ns) as server:
+        server.who()
+        there = [row.version for row in listing.manifests(server, _name(name))]
+        gone = sorted(number for number in there if version in (None, number))
+        if not gone:
+            which = "" if version is None else f" version {version} of"
+            raise NoContent(f"You have no{which} manifest {printable(name)}.", "`holdfast manifest list` lists them.")
+        if not dry_run:
+            listing.delete(server, name, version)
+    out.event("summary", name=name, versions=gone, dry_run=dry_run)
+    shown = f"{printable(name)}, version{'s' * (len(gone) > 1)} {', '.join(map(str, gone))}"
+    out.line(f"Would delete {shown}. Nothing was: this was a dry run." if dry_run else f"Deleted {shown}.")
     return 0
 
 
 manifest.add_command(push)
 manifest.add_command(pull)
 manifest.add_command(list_manifests)
+manifest.add_command(delete)
 
 
 def _name(name: str) -> str:
@@ -161,6 +190,16 @@ def _tell_troubles(out: Output, p: Progress) -> None:
             out.warn(f"{printable(path)}{joint}{printable(reason)}")
         if named.count > _MOST_WARNINGS:
             out.warn(f"and {named.count - _MOST_WARNINGS} more")
+
+
+def _tell_rows(out: Output, rows: list[Row]) -> None:
+    width = max(len(printable(row.name)) for row in rows)
+    out.line(f"{'name':{width}}  version  timestamp                   files  available  size")
+    for row in rows:
+        when, name = printable(row.timestamp)[:19].replace("T", " "), printable(row.name)
+        out.line(
+            f"{name:{width}}  {row.version:7}  {when:19}  {row.files:12}  {row.available:9}  {size_text(row.size)}"
+        )
 
 
 def _tell_push(out: Output, path: str, name: str, p: Progress, done: Pushed, dry_run: bool) -> int:

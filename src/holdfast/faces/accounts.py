@@ -1,9 +1,9 @@
-"""``/accounts``: users, one's own account, API tokens, OAuth2 clients, the audit log.
+"""``/accounts``: users, one's own account, API tokens, OAuth2 clients, what programs were allowed, the audit log.
 
 Who may what is decided in the room below. Users and the audit log are for administrators (scope ``admin``); the rest
-is one's own, for every log-in, with three exceptions: a password is changed, and an OAuth2 client is registered or
-removed, only by the person (a password or a session); an OAuth2 access token neither makes nor revokes API tokens; an
-API token makes only tokens that may no more and live no longer than itself.
+is one's own, for every log-in, with three exceptions: a password is changed, an OAuth2 client registered or removed,
+and what a program was allowed ended, only by the person (a password or a session); an OAuth2 access token neither makes
+nor revokes API tokens; an API token makes only tokens that may no more and live no longer than itself.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from holdfast.accounts.clients import CODE, MOST_REDIRECTS, Clients
 from holdfast.accounts.directory import LONGEST_LIFE_S, MOST_AUDIT, Directory, Identity
 from holdfast.accounts.passwords import LEAST, MOST
 from holdfast.accounts.scopes import ALL_SCOPES
-from holdfast.catalog.grants import Client
+from holdfast.catalog.grants import Client, Program
 from holdfast.catalog.people import Account, Token
 from holdfast.errors import AccountExists, NoAccount, TooLarge
 from holdfast.faces.contract import failing_behind_the_gate
@@ -168,6 +168,21 @@ class ClientsAbout(BaseModel):
     clients: list[ClientAbout]
 
 
+class GrantAbout(BaseModel):
+    """What one allowed a program. ``expires``: when its last token ends, unless it fetches another one before."""
+
+    id: int
+    client_id: str
+    client: str
+    scopes: list[str]
+    created: datetime.datetime
+    expires: datetime.datetime
+
+
+class Grants(BaseModel):
+    grants: list[GrantAbout]
+
+
 class Entry(BaseModel):
     """``actor``: who did it, empty for nobody; ``subject``: what it was done to."""
 
@@ -194,6 +209,7 @@ def add_accounts(app: FastAPI, gate: Gate, directory: Directory, clients: Client
     _me(router, gate, directory)
     _tokens(router, gate, directory)
     _clients(router, gate, clients)
+    _grants(router, gate, clients)
     _audit(router, gate, directory)
     app.include_router(router)
 
@@ -301,6 +317,22 @@ def _clients(app: APIRouter, gate: Gate, clients: Clients) -> None:
         await run_sync(clients.remove, by, client_id)
 
 
+def _grants(app: APIRouter, gate: Gate, clients: Clients) -> None:
+    tags: list[Any] = ["OAuth2"]
+
+    @app.get("/accounts/grants", tags=tags, summary="The programs that may act for one",
+             responses=failing_behind_the_gate())  # fmt: skip
+    async def list_grants(by: Identity = Depends(gate.identity)) -> Grants:
+        return Grants(grants=[_grant(program) for program in await run_sync(clients.allowed, by)])
+
+    @app.delete("/accounts/grants/{id}", status_code=204, tags=tags, summary="End what a program was allowed",
+                responses=failing_behind_the_gate(NoAccount))  # fmt: skip
+    async def end_grant(
+        number: int = Path(alias="id", ge=1, le=_LARGEST), by: Identity = Depends(gate.identity)
+    ) -> None:
+        await run_sync(clients.end, by, number)
+
+
 def _audit(app: APIRouter, gate: Gate, directory: Directory) -> None:
     @app.get("/accounts/audit", tags=["accounts"], summary="Who did what", responses=failing_behind_the_gate())
     async def audit(
@@ -346,6 +378,13 @@ def _client(client: Client) -> ClientAbout:
         client_id=client.id, name=client.name, redirect_uris=client.redirect_uris.split(),
         grants=client.grants.split(), scopes=client.scopes.split(), public=client.digest is None,
         created=_when(client.created_ns),
+    )  # fmt: skip
+
+
+def _grant(program: Program) -> GrantAbout:
+    return GrantAbout(
+        id=program.id, client_id=program.client, client=program.client_name, scopes=program.scopes.split(),
+        created=_when(program.created_ns), expires=_when(program.expires_ns),
     )  # fmt: skip
 
 

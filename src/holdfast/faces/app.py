@@ -34,6 +34,7 @@ from holdfast.faces.reference import add_reference
 from holdfast.faces.watching import Metrics, Watch, make_log
 from holdfast.manifests.files import Files
 from holdfast.manifests.manifests import Manifests
+from holdfast.manifests.removing import Remover
 
 Application = ASGIApp
 
@@ -50,6 +51,7 @@ class Rooms:
     url: str
     files: Files
     manifests: Manifests
+    remover: Remover
     waiting: str
     openid: OpenID | None = None
 
@@ -62,8 +64,8 @@ def create_app(rooms: Rooms, log: TextIO) -> Application:
     _open_to_all(app, rooms)
     _metrics(app, gate, metrics)
     _accounts(app, gate, rooms)
-    app.include_router(faces_manifests.router(rooms.manifests, gate, rooms.waiting))
-    app.include_router(faces_files.router(rooms.files, gate))
+    app.include_router(faces_manifests.router(rooms.manifests, rooms.remover, gate, rooms.waiting))
+    app.include_router(faces_files.router(rooms.files, rooms.remover, gate))
     app.openapi = lambda: _document(app)  # type: ignore[method-assign]
     return Watch(faces_files.Shortcut(app, rooms.files, gate), make_log(log), metrics)
 
@@ -90,7 +92,7 @@ def _accounts(app: FastAPI, gate: Gate, rooms: Rooms) -> None:
     pages = Pages(rooms.directory, rooms.url)
     router = pages.router()
     add_style(router)
-    add_login(router, pages, rooms.directory, rooms.openid)
+    add_login(router, pages, rooms.directory, rooms.oauth.clients, rooms.openid)
     add_accounts(app, gate, rooms.directory, rooms.oauth.clients)
     add_oauth2(app, router, gate, pages, rooms.oauth)
     add_reference(router, pages, lambda: _document(app))

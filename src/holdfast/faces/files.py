@@ -1,7 +1,8 @@
 """``/files/HASH``: files by their hash, whole, in parts, by range, and by the resumable-upload draft of the IETF.
 
 The draft (draft-ietf-httpbis-resumable-upload): PUT with ``Upload-Complete`` begins, HEAD tells ``Upload-Offset``,
-PATCH appends, DELETE gives up. What came before a connection broke is kept, and HEAD tells how much it is.
+PATCH appends, DELETE gives up (here a whole file, too). What came before a connection broke is kept, and HEAD tells how
+much it is.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from holdfast.faces.bodies import Outgoing, Span, announced, content_range, piec
 from holdfast.faces.gate import Gate
 from holdfast.faces.problems import Problem, problem_of, problems_of
 from holdfast.manifests.files import UNKNOWN, Files, State, parse_hash
+from holdfast.manifests.removing import Remover
 from holdfast.manifests.uploads import Upload, hasher_of
 
 _SMALL = 1 << 20  # a body up to this size is one chunk: it needs no thread of its own
@@ -32,7 +34,7 @@ _encode = msgspec.json.Encoder().encode
 _PART_TYPE = "application/partial-upload"
 
 
-def router(files: Files, gate: Gate) -> APIRouter:
+def router(files: Files, remover: Remover, gate: Gate) -> APIRouter:
     """The routes of ``/files``."""
     routes, face = APIRouter(prefix="/files", tags=["files"]), Face(files)
     reads, writes = gate.needs("files:read"), gate.needs("files:write")
@@ -52,9 +54,9 @@ def router(files: Files, gate: Gate) -> APIRouter:
             raise UsageError("Upload-Offset must say where the body belongs.")
         return await face.append(request, by, name, int(offset), _boolean(headers.get("upload-complete", "")))
 
-    @routes.delete("/{hash}", summary="Give up a file that is on its way", status_code=204, **_documents(_DELETE))
+    @routes.delete("/{hash}", summary="Give up a file", status_code=204, **_documents(_DELETE))
     async def delete(hash: str = called, by: Identity = Depends(writes)) -> Response:  # noqa: A002
-        await run_sync(files.forget_parts, by, parse_hash(hash))
+        await run_sync(remover.forget_file, by, parse_hash(hash))
         return Response(status_code=204)
 
     @routes.get("/{hash}", summary="Get a file, or a range of it", **_documents(_GET))
@@ -146,6 +148,7 @@ class Face:
             raise broken
         content, actual = await run_sync(upload.finish)
         if known.is_available and actual == hash_:
+            await run_sync(self._files.keep, by, hash_)
             return _whole(hash_, content.size, 200)
         future, arrival = self._files.put(by, hash_, content, actual)
         await asyncio.wrap_future(future)
@@ -169,6 +172,7 @@ class Face:
             await asyncio.wrap_future(self._files.put_part(by, hash_, span.start, span.total, content))
             known = await run_sync(self._files.finish, by, hash_)
             return _answer(known, 201 if known.is_available else 202)
+        await run_sync(self._files.keep, by, hash_)
         return _answer(known, 200)
 
     async def append(self, request: Request, by: Identity, hash_: str, offset: int, complete: bool) -> Response:
@@ -317,7 +321,9 @@ _PUT: dict[int | str, dict[str, Any]] = {
     **problems_of(400, 409, 413, 422, 503, 507),
 }  # fmt: skip
 _PATCH: dict[int | str, dict[str, Any]] = _PUT | problems_of(415)
-_DELETE: dict[int | str, dict[str, Any]] = {204: {"description": "Its parts are forgotten."}, **problems_of(400, 404)}
+_DELETE: dict[int | str, dict[str, Any]] = {
+    204: {"description": "It is given up, or what had come of it."}, **problems_of(400, 404, 409, 503)
+}  # fmt: skip
 _GET: dict[int | str, dict[str, Any]] = {
     200: {"description": "The whole file.", **_BYTES}, 206: {"description": "The range.", **_BYTES},
     304: {"description": "You have it."}, **problems_of(400, 404, 416),

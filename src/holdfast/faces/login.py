@@ -1,4 +1,5 @@
-"""``/login`` and ``/logout``: pages that start and end a session, by password or through an outside provider.
+"""``/login`` and ``/logout``: pages that start and end a session, by password or through an outside provider, and one
+that ends what programs were allowed.
 
 The log-in form has no token of a session, there being none yet: what keeps other sites from sending it is where it
 comes from, which browsers say with every form. A log-in through the provider counts only in the browser that began it.
@@ -6,21 +7,25 @@ comes from, which browsers say with every form. A log-in through the provider co
 
 from __future__ import annotations
 
+import datetime
+
 from anyio.to_thread import run_sync
 from fastapi import APIRouter, Request, Response
 
+from holdfast.accounts.clients import Clients
 from holdfast.accounts.directory import SESSION_S, Directory, Identity
 from holdfast.accounts.openid import BEGUN_S, OpenID
-from holdfast.errors import NotLoggedIn, TooManyAttempts
+from holdfast.errors import NotLoggedIn, TooManyAttempts, UsageError
 from holdfast.faces.forms import fields_of_body, fields_of_query
 from holdfast.faces.gate import COOKIE, address_of, demand_own_origin
-from holdfast.faces.pages import LOGIN, Pages, leading_to, local_path
+from holdfast.faces.pages import LOGIN, Pages, leading_to, local_path, to_login
 
 OUTSIDE, BACK = "/login/oidc", "/login/oidc/callback"
+PROGRAMS = "/login/programs"
 _BEGUN = "holdfast_oidc"  # the cookie of a log-in that was begun
 
 
-def add_login(router: APIRouter, pages: Pages, directory: Directory, openid: OpenID | None) -> None:
+def add_login(router: APIRouter, pages: Pages, directory: Directory, clients: Clients, openid: OpenID | None) -> None:
     """Add the pages to the app."""
     provider = openid.host if openid else ""
 
@@ -54,8 +59,41 @@ def add_login(router: APIRouter, pages: Pages, directory: Directory, openid: Ope
         answer.delete_cookie(COOKIE, httponly=True, samesite="lax", secure=_is_secure(request, pages))
         return answer
 
+    _programs(router, pages, clients)
     if openid is not None:
         _outside(router, pages, directory, openid)
+
+
+def _programs(router: APIRouter, pages: Pages, clients: Clients) -> None:
+    """What one has allowed programs, and an end to it."""
+
+    @router.get(PROGRAMS)
+    async def show(request: Request) -> Response:
+        by = await pages.person(request)
+        if by is None:
+            return to_login(request)
+        shown = [
+            {
+                "id": program.id, "client_name": program.client_name, "scopes": program.scopes.split(),
+                "since": _day(program.created_ns), "until": _day(program.expires_ns),
+            }
+            for program in await run_sync(clients.allowed, by)
+        ]  # fmt: skip
+        return pages.page(request, "programs.html", by, programs=shown, action=PROGRAMS)
+
+    @router.post(PROGRAMS)
+    async def end(request: Request) -> Response:
+        form = await fields_of_body(request)
+        by = await pages.demand_person(request, form)
+        number = form.get("end", "")
+        if not (number.isascii() and number.isdigit() and len(number) <= 18):
+            raise UsageError("The form names no program.")
+        await run_sync(clients.end, by, int(number))
+        return leading_to(PROGRAMS)
+
+
+def _day(at_ns: int) -> str:
+    return datetime.datetime.fromtimestamp(at_ns // 1_000_000_000, datetime.UTC).strftime("%Y-%m-%d")
 
 
 def _outside(router: APIRouter, pages: Pages, directory: Directory, openid: OpenID) -> None:

@@ -18,12 +18,13 @@ from holdfast.faces.gate import Gate
 from holdfast.faces.problems import problems_of
 from holdfast.manifests.document import demand_name
 from holdfast.manifests.manifests import MOST_LISTED, Manifests, about
+from holdfast.manifests.removing import Remover
 
 MOST_BYTES = 1 << 30  # of a manifest's JSON: some four million files
 _encode = msgspec.json.Encoder().encode
 
 
-def router(manifests: Manifests, gate: Gate, folder: str) -> APIRouter:
+def router(manifests: Manifests, remover: Remover, gate: Gate, folder: str) -> APIRouter:
     """The routes of ``/manifests``. ``folder``: where a body may wait in a file without a name."""
     routes, face = APIRouter(prefix="/manifests", tags=["manifests"]), _Face(manifests, folder)
     reads, writes = gate.needs("files:read"), gate.needs("files:write")
@@ -60,6 +61,18 @@ def router(manifests: Manifests, gate: Gate, folder: str) -> APIRouter:
         name: str = called, version: int | None = version, availability: str = form, by: Identity = Depends(reads)
     ) -> Response:
         return await face.get(by, name, version, availability == "int")
+
+    @routes.delete("/name/{name}", summary="Delete a version, or all", status_code=204, responses=_DELETE)
+    async def delete(
+        name: str = called,
+        version: int | None = Query(None, ge=1, lt=1 << 63, description="The one to delete."),
+        versions: str | None = Query(None, pattern="^all$", description="`all`: delete every version."),
+        by: Identity = Depends(writes),
+    ) -> Response:
+        if (version is None) == (versions is None):
+            raise UsageError("Say what to delete.", "`?version=N` deletes one version, `?versions=all` every one.")
+        await run_sync(remover.delete, by, demand_name(name), version)
+        return Response(status_code=204)
 
     return routes
 
@@ -145,3 +158,4 @@ _LIST: dict[int | str, dict[str, Any]] = {200: {"description": "A page of them."
 _GET: dict[int | str, dict[str, Any]] = {
     200: {"description": "The manifest.", **_json(_MANIFEST)}, **_KNOWN, **problems_of(404)
 }  # fmt: skip
+_DELETE: dict[int | str, dict[str, Any]] = {204: {"description": "It is gone."}, **_KNOWN, **problems_of(404, 503)}

@@ -20,7 +20,16 @@ from holdfast.archive.extents import measured
 from holdfast.catalog import holdings, people
 from holdfast.catalog.database import Connection, Database
 from holdfast.catalog.holdings import File, Part
-from holdfast.errors import Contradiction, NoContent, OutOfRange, QuotaFull, TooLarge, UsageError, WrongContent
+from holdfast.errors import (
+    Contradiction,
+    NoContent,
+    OutOfRange,
+    QuotaFull,
+    StorageUnavailable,
+    TooLarge,
+    UsageError,
+    WrongContent,
+)
 from holdfast.manifests.shelf import Content, Order, Ready, Shelf
 from holdfast.manifests.uploads import Cutters, Upload, hasher_of
 from holdfast.repository.contents import ContentList, split_items
@@ -116,6 +125,12 @@ class Files:
         if account and account.quota_bytes is not None and account.used_bytes + (size or 0) > account.quota_bytes:
             raise _quota()
 
+    def keep(self, by: Identity, hash_: str) -> None:
+        """A file that is here was sent again: it stays, though the manifest that named it was deleted meanwhile."""
+        with self._database.writing() as c:
+            if not holdings.touch_files(c, by.account, [hash_], self._now_ns()):
+                raise StorageUnavailable(f"The file {hash_} was deleted while it was sent.", "Upload it again.")
+
     def receive(self, hash_: str | None, *, keep: bool = True) -> Upload:
         """Take a body. ``hash_``: what it should hash to; None for a part. Not ``keep``: only hash it."""
         return Upload(self._shelf, self._cutters, hash_, keep=keep)
@@ -149,6 +164,7 @@ class Files:
             contents.setdefault(order.about.hash, content)  # the first counts, as on the shelf
         here = holdings.sizes_of(c, account, contents)
         fresh = {hash_: content for hash_, content in contents.items() if hash_ not in here}
+        holdings.touch_files(c, account, here, self._now_ns())
         parts = holdings.ranges_of(c, account, fresh)
         costs = {hash_: content.size - _bytes(parts.get(hash_, ())) for hash_, content in fresh.items()}
         refused: set[str] = set()
@@ -213,13 +229,6 @@ class Files:
                 people.charge(c, by.account, -holdings.delete_parts(c, by.account, hash_), 0)
         self.put(by, hash_, content, actual)[0].result()
         return self.state(by, hash_)
-
-    def forget_parts(self, by: Identity, hash_: str) -> None:
-        """Give up a file that is on its way. NoContent when there is none."""
-        with self._database.writing() as c:
-            if not holdings.parts_of(c, by.account, hash_):
-                raise NoContent(f"Nothing of a file {hash_} is on its way.")
-            people.charge(c, by.account, -holdings.delete_parts(c, by.account, hash_), 0)
 
     def finish_all(self) -> None:
         """Make files of those whose last part came just before the server was stopped."""

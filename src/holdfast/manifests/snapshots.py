@@ -1,21 +1,16 @@
-"""Manifests as snapshots: one that has all its files becomes a snapshot of its tree, in a thread of its own, so that
-the command line lists and restores it.
+"""Manifests as snapshots: one that has all its files becomes a snapshot of its tree, so that the command line lists and
+restores it.
 
-What is promised: every complete manifest gets its snapshot, also after the server was killed in between; memory does
-not grow with the number of files: entries are sorted in runs on disk, which have no name there.
+What is promised: memory does not grow with the number of files: entries are sorted on disk.
 """
 
 from __future__ import annotations
 
-import contextlib
 import datetime
-import heapq
 import itertools
 import pwd
-import tempfile
-import threading
 from collections.abc import Callable, Iterable, Iterator
-from typing import IO, Any
+from typing import Any
 from urllib.parse import quote
 
 import msgspec
@@ -23,76 +18,32 @@ import msgspec
 from holdfast.catalog import holdings, people
 from holdfast.catalog.database import Database
 from holdfast.catalog.holdings import Manifest
-from holdfast.errors import HoldfastError, NoContent
+from holdfast.errors import NoContent
 from holdfast.manifests.document import Line, normal, parse_time
 from holdfast.manifests.files import Files
 from holdfast.manifests.manifests import Manifests
 from holdfast.manifests.shelf import Content, Shelf
-from holdfast.manifests.tidying import Tidier
+from holdfast.manifests.sorting import AT_ONCE, sorted_on_disk
 from holdfast.repository.format import Entry, Snapshot, Totals
 from holdfast.repository.pages import Run, sort_key, split
 
-_SORTED_AT_ONCE = 50_000
 _LOOKED_FOR = 500
 _UNKNOWN_OWNER = 4_000_000_000  # numbers from here on stand for names that this machine does not know
-_AGAIN_S = 5.0
 _EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
 
 Key = tuple[bytes, bytes, int]
 Item = tuple[Key, bytes]  # sort key and rank among those of the same path, stored line
+_decode_item = msgspec.msgpack.Decoder(Item).decode
 
 
 class SnapshotMaker:
-    """See the module. ``close`` ends the thread."""
+    """See the module."""
 
     def __init__(
-        self,
-        shelf: Shelf,
-        files: Files,
-        manifests: Manifests,
-        tidier: Tidier,
-        database: Database,
-        folder: str,
-        program: str,
+        self, shelf: Shelf, files: Files, manifests: Manifests, database: Database, folder: str, program: str
     ) -> None:
         self._shelf, self._files, self._manifests, self._database = shelf, files, manifests, database
-        self._tidier = tidier
         self._folder, self._program = folder, program
-        self._wake = threading.Event()
-        self._wake.set()
-        self._closing = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="snapshots", daemon=True)
-
-    def start(self) -> None:
-        self._thread.start()
-
-    def close(self) -> None:
-        self._closing.set()
-        self._wake.set()
-        self._thread.join()
-
-    def wake(self, complete: list[int]) -> None:
-        """Look for manifests that are complete."""
-        self._wake.set()
-
-    def _run(self) -> None:
-        with contextlib.suppress(HoldfastError):
-            self._manifests.clear()
-            self._tidier.take_in()
-            self._files.finish_all()
-        while not self._closing.is_set():
-            self._wake.wait(_AGAIN_S)
-            self._wake.clear()
-            try:
-                with self._database.reading() as c:
-                    waiting = holdings.without_snapshot(c)
-                for number in waiting:
-                    if self._closing.is_set():
-                        return
-                    self.make(number)
-                self._tidier.tidy()
-            except HoldfastError:
-                continue  # it is tried again
 
     def make(self, number: int) -> str:
         """Make the snapshot of a complete manifest; its id."""
@@ -111,7 +62,10 @@ class SnapshotMaker:
             runs, lambda root: self._snapshot(manifest, account.username, base, root), owners.users, owners.groups
         )
         with self._database.writing() as c:
-            holdings.set_snapshot(c, number, snapshot_id)
+            is_there = holdings.set_snapshot(c, number, snapshot_id)
+        if not is_there:
+            self._shelf.repo.storage.delete(f"snapshots/{snapshot_id}")
+            raise NoContent("The manifest is gone.")
         return snapshot_id
 
     def _snapshot(self, manifest: Manifest, username: str, base: bytes, root: bytes) -> Snapshot:
@@ -124,7 +78,7 @@ class SnapshotMaker:
 
     def _runs(self, manifest: Manifest, owners: _Owners) -> Iterator[Run]:
         """The entries in a snapshot's order, with their content."""
-        items = _sorted(_keyed(self._manifests.lines(manifest)), self._folder)
+        items = sorted_on_disk(_keyed(self._manifests.lines(manifest)), _decode_item, self._folder)
         named = (next(same) for _, same in itertools.groupby(items, key=lambda item: item[0][:2]))
         yield b"", [Entry(b"", "d", 0o755, 0, 0, manifest.received_ns, 0, 0)]
         while some := list(itertools.islice(named, _LOOKED_FOR)):
@@ -207,7 +161,7 @@ def _keyed(lines: Iterable[bytes]) -> Iterator[Item]:
         yield _key(path, found.kind != "d"), line
         folder = split(path)[0]
         while folder and folder not in told:
-            if len(told) >= _SORTED_AT_ONCE:
+            if len(told) >= AT_ONCE:
                 told.clear()
             told.add(folder)
             yield (*sort_key(*split(folder)), 2), msgspec.json.encode(["d", folder.decode(), {}])
@@ -217,31 +171,3 @@ def _keyed(lines: Iterable[bytes]) -> Iterator[Item]:
 def _key(path: bytes, is_file: bool) -> Key:
     """Of the same path a folder that the manifest names comes first, then a folder that something lies in."""
     return (*sort_key(*split(path)), 3 if is_file else 1)
-
-
-def _sorted(items: Iterable[Item], folder: str) -> Iterator[Item]:
-    """Items in order; more than a few wait in files without a name."""
-    runs: list[Iterator[Item]] = []
-    source = iter(items)
-    while some := sorted(itertools.islice(source, _SORTED_AT_ONCE)):
-        if not runs and len(some) < _SORTED_AT_ONCE:
-            return iter(some)
-        runs.append(_spilled(some, folder))
-    return heapq.merge(*runs)
-
-
-def _spilled(items: list[Item], folder: str) -> Iterator[Item]:
-    file: IO[bytes] = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - it is closed when it was read
-    encode = msgspec.msgpack.encode
-    for item in items:
-        data = encode(item)
-        file.write(len(data).to_bytes(4, "big") + data)
-    file.seek(0)
-    return _read_back(file)
-
-
-def _read_back(file: IO[bytes]) -> Iterator[Item]:
-    decode = msgspec.msgpack.Decoder(tuple[tuple[bytes, bytes, int], bytes]).decode
-    with file:
-        while head := file.read(4):
-            yield decode(file.read(int.from_bytes(head, "big")))

@@ -1,9 +1,10 @@
 """Keeps the shelf small, and the catalog complete.
 
 Each commit of the shelf puts a snapshot. When many have gathered, they are merged into one, without what the catalog
-no longer knows (parts of files that are whole by now, files of accounts that were deleted), and the old ones deleted:
-what nothing needs any more, prune frees. A snapshot of the shelf that the catalog does not know (the server was killed
-between the two, or the catalog was lost) is taken in: its files, parts and manifests become the accounts' again.
+no longer knows (parts of files that are whole by now, what was given up), and the old ones deleted: what nothing needs
+any more, prune frees. After something was given up all are merged, however few, so that its space can be freed soon. A
+snapshot of the shelf that the catalog does not know (the server was killed between the two, or the catalog was lost) is
+taken in: its files, parts and manifests become the accounts' again.
 
 What is promised: a merged snapshot is durable before one that it stands for is deleted; what the catalog
 names is never left out; taking in twice changes nothing.
@@ -14,6 +15,7 @@ from __future__ import annotations
 import heapq
 import itertools
 import tempfile
+import time
 from collections.abc import Callable, Iterable, Iterator
 
 from holdfast.accounts.directory import Identity
@@ -28,6 +30,7 @@ from holdfast.repository.pages import Run, Tree, join, sort_key
 from holdfast.repository.snapshots import Stored
 
 MANY = 256  # snapshots that may gather
+FULLY_S = 3600.0  # so often all are merged, at most: on a large shelf that is a lot of work
 _SOME = 500
 Named = tuple[bytes, Entry]  # path and entry
 
@@ -40,6 +43,7 @@ class Tidier:
     ) -> None:
         self._shelf, self._manifests, self._database, self._now_ns = shelf, manifests, database, now_ns
         self._folder = folder
+        self._owed, self._full_at = False, -FULLY_S  # whether all must be merged; when they were, by the steady clock
 
     # -- taking in -------------------------------------------------------------------------------------------------
 
@@ -101,15 +105,22 @@ class Tidier:
 
     # -- merging ---------------------------------------------------------------------------------------------------
 
-    def tidy(self) -> int:
-        """Merge snapshots when there are many; how many were merged."""
+    def tidy(self, *, given_up: bool = False) -> int:
+        """Merge snapshots when there are many, or something was given up; how many were merged."""
+        self._owed = self._owed or given_up
+        fully = self._owed and time.monotonic() - self._full_at >= FULLY_S
         with self._database.reading() as c:
             known = holdings.known_shelves(c)
-        if len(known) <= MANY:
+        if not known or not (fully or len(known) > MANY):
             return 0
-        chosen = _of_like_size([s for s in self._stored() if s.id in known])
-        if len(chosen) < 2:
-            return 0
+        stored = [s for s in self._stored() if s.id in known]
+        merged = self._merge(stored if fully else _of_like_size(stored))
+        if fully:
+            self._owed, self._full_at = False, time.monotonic()
+        return merged
+
+    def _merge(self, chosen: list[Stored]) -> int:
+        """Make one of several, or one anew; how many they were."""
         count = 0
 
         def runs() -> Iterator[Run]:

@@ -1,10 +1,11 @@
-"""What manifests a server has."""
+"""What manifests a server has, and how one is deleted there."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import quote
 
 import msgspec
 
@@ -25,7 +26,7 @@ class _Row(msgspec.Struct):
 
 @dataclass(frozen=True)
 class Row:
-    """The newest version of one manifest; ``json``: all that the server says of it."""
+    """One version of a manifest; ``json``: all that the server says of it."""
 
     name: str
     version: int
@@ -36,9 +37,11 @@ class Row:
     json: dict[str, Any]
 
 
-def manifests(server: Server) -> Iterator[Row]:
-    """The newest version of each, the newest received first, page by page."""
+def manifests(server: Server, name: str | None = None) -> Iterator[Row]:
+    """The newest version of each, or every version of one, the newest received first, page by page."""
     params: dict[str, str] = {"limit": _AT_ONCE}
+    if name is not None:
+        params |= {"name": name, "versions": "all"}
 
     def ask() -> dict[str, Any]:
         return server.once("GET", "manifests", params=params).json()
@@ -55,3 +58,10 @@ def manifests(server: Server) -> Iterator[Row]:
         if following is None or str(following) == params.get("cursor"):
             return
         params["cursor"] = str(following)
+
+
+def delete(server: Server, name: str, version: int | None) -> None:
+    """Delete a version of a manifest, or all of them."""
+    which = {"versions": "all"} if version is None else {"version": str(version)}
+    path = f"manifests/name/{quote(name, safe='')}"
+    server.patiently(lambda: server.once("DELETE", path, params=which))

@@ -23,7 +23,9 @@ from holdfast.catalog.database import Database
 from holdfast.errors import NoRepository, UsageError
 from holdfast.faces.app import Application, Rooms, create_app
 from holdfast.manifests.files import Files
+from holdfast.manifests.housekeeping import Housekeeper
 from holdfast.manifests.manifests import Manifests
+from holdfast.manifests.removing import Remover
 from holdfast.manifests.shelf import Shelf
 from holdfast.manifests.snapshots import SnapshotMaker
 from holdfast.manifests.tidying import Tidier
@@ -74,31 +76,41 @@ def open_server(
             repository.storage.stat("config")
 
         oauth = OAuth(database, directory, now_ns)
-        with _manifests(settings, repository, database, now_ns) as (files, manifests, waiting):
+        with _manifests(settings, repository, database, now_ns) as (files, manifests, remover):
             openid = _openid(oidc, database, passwords, now_ns)
-            rooms = Rooms(directory, ready, oauth, settings.url, files, manifests, waiting, openid)
+            rooms = Rooms(
+                directory, ready, oauth, settings.url, files, manifests, remover, str(_waiting(folder)), openid
+            )
             yield Server(create_app(rooms, log), folder, is_new, password)
 
 
 @contextlib.contextmanager
 def _manifests(
     settings: ServerSettings, repository: Repository, database: Database, now_ns: Callable[[], int]
-) -> Iterator[tuple[Files, Manifests, str]]:
-    """The room of manifests and files, and the folder where bodies may wait."""
-    waiting = str(Path(settings.data) / "waiting")
-    Path(waiting).mkdir(mode=0o700, exist_ok=True)
-    with contextlib.closing(Shelf(repository, database, f"holdfast {__version__}")) as shelf:
+) -> Iterator[tuple[Files, Manifests, Remover]]:
+    """The room of manifests and files, and the thread that keeps it in order."""
+    folder, program = str(_waiting(Path(settings.data))), f"holdfast {__version__}"
+    with contextlib.closing(Shelf(repository, database, program)) as shelf:
 
-        def complete(numbers: list[int]) -> None:
-            maker.wake(numbers)
+        def wake(*_: object) -> None:
+            keeper.wake()
 
-        files = Files(shelf, database, now_ns, settings.most_bytes, complete)
-        manifests = Manifests(shelf, files, database, now_ns, complete)
-        tidier = Tidier(shelf, manifests, database, waiting, now_ns)
-        maker = SnapshotMaker(shelf, files, manifests, tidier, database, waiting, f"holdfast {__version__}")
-        maker.start()
-        with contextlib.closing(maker):
-            yield files, manifests, waiting
+        files = Files(shelf, database, now_ns, settings.most_bytes, wake)
+        manifests = Manifests(shelf, files, database, now_ns, wake)
+        remover = Remover(shelf, manifests, database, folder, now_ns, wake)
+        maker = SnapshotMaker(shelf, files, manifests, database, folder, program)
+        tidier = Tidier(shelf, manifests, database, folder, now_ns)
+        keeper = Housekeeper(files, manifests, maker, remover, tidier, database)
+        keeper.start()
+        with contextlib.closing(keeper):
+            yield files, manifests, remover
+
+
+def _waiting(data: Path) -> Path:
+    """The folder where bodies may wait, in files that have no name there."""
+    folder = data / "waiting"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    return folder
 
 
 def _openid(
