@@ -9,6 +9,7 @@ import signal
 import socket
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -351,17 +352,24 @@ def split(names: list[str], parts: int) -> list[list[str]]:
 
 
 def test_a_server_that_is_stopped_finishes_what_runs(tmp_path: Path):
-    data = noise(40 * MIB)
+    data, taken = noise(40 * MIB), threading.Event()
+
+    def body() -> Iterator[bytes]:
+        for at in range(0, len(data), MIB):
+            yield data[at : at + MIB]
+            if at > len(data) // 2:
+                taken.set()  # no socket holds so much: the server has begun
+
     with running(tmp_path / "data") as server, server.client() as client:
         got: list[int] = []
         thread = threading.Thread(
-            target=lambda: got.append(client.put(f"/files/{sha256(data)}", content=data).status_code)
+            target=lambda: got.append(client.put(f"/files/{sha256(data)}", content=body()).status_code)
         )
         thread.start()
-        time.sleep(0.05)
+        assert taken.wait(30)
         server.process.send_signal(signal.SIGTERM)
         thread.join()
         assert server.process.wait(40) == 0
+    assert got == [201]
     with running(tmp_path / "data") as server, server.client() as client:
-        if got == [201]:
-            assert client.get(f"/files/{sha256(data)}").content == data
+        assert client.get(f"/files/{sha256(data)}").content == data

@@ -6,6 +6,7 @@ list of chunks as an entry of a snapshot has it. Files and parts can be made ane
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -70,6 +71,23 @@ listed = [
 ]
 
 
+# What each commit of the shelf asks is built once: building takes longer than asking.
+_ACCOUNT: sa.BindParameter[int] = sa.bindparam("account")
+_HASHES: sa.BindParameter[list[str]] = sa.bindparam("hashes", expanding=True)
+_SIZES = sa.select(files.c.hash, files.c.size).where(files.c.account == _ACCOUNT, files.c.hash.in_(_HASHES))
+_RANGES = (
+    sa.select(parts.c.hash, parts.c.start, parts.c.stop, parts.c.total)
+    .where(parts.c.account == _ACCOUNT, parts.c.hash.in_(_HASHES))
+    .order_by(parts.c.start, parts.c.stop)
+)
+_WANTED = (
+    sa.select(wanted.c.manifest, wanted.c.hash, wanted.c.size, wanted.c.times)
+    .join(manifests, manifests.c.id == wanted.c.manifest)
+    .where(wanted.c.hash.in_(_HASHES), manifests.c.account == _ACCOUNT)
+)
+_NEW_FILES = sa.insert(files)
+
+
 # -- files -------------------------------------------------------------------------------------------------------------
 
 
@@ -91,8 +109,8 @@ def sizes_of(connection: Connection, account: int, hashes: Iterable[str]) -> dic
     """The sizes of those files that the account has."""
     found: dict[str, int] = {}
     for some in some_of(hashes):
-        query = sa.select(files.c.hash, files.c.size).where(files.c.account == account, files.c.hash.in_(some))
-        found.update((hash_, size) for hash_, size in connection.execute(query))
+        rows = connection.execute(_SIZES, {"account": account, "hashes": some})
+        found.update((hash_, size) for hash_, size in rows)
     return found
 
 
@@ -100,7 +118,7 @@ def add_files(connection: Connection, account: int, new: Sequence[File], now_ns:
     """Note files that the account has not."""
     rows = [{"account": account, **msgspec.structs.asdict(file), "stored_ns": now_ns} for file in new]
     if rows:
-        connection.execute(sa.insert(files), rows)
+        connection.execute(_NEW_FILES, rows)
 
 
 def touch_files(connection: Connection, account: int, hashes: Iterable[str], now_ns: int) -> int:
@@ -115,12 +133,9 @@ def touch_files(connection: Connection, account: int, hashes: Iterable[str], now
 def settle(connection: Connection, account: int, arrived: Mapping[str, int]) -> list[int]:
     """Files have arrived (sizes by hash): count them in the manifests that want them. Those that are complete now."""
     times: dict[int, int] = {}
-    mine = sa.select(manifests.c.id).where(manifests.c.account == account)
     for some in some_of(arrived):
-        query = sa.select(wanted.c.manifest, wanted.c.hash, wanted.c.size, wanted.c.times)
-        for number, hash_, size, count in connection.execute(
-            query.where(wanted.c.hash.in_(some), wanted.c.manifest.in_(mine))
-        ).all():
+        rows = connection.execute(_WANTED, {"account": account, "hashes": some}).all()
+        for number, hash_, size, count in rows:
             if arrived[hash_] == size:
                 times[number] = times.get(number, 0) + count
                 here = (wanted.c.manifest == number, wanted.c.hash == hash_, wanted.c.size == size)
@@ -165,9 +180,7 @@ def ranges_of(connection: Connection, account: int, hashes: Iterable[str]) -> di
     """For those files of which the account has parts: (start, stop, total) of each, in order."""
     found: dict[str, list[tuple[int, int, int]]] = {}
     for some in some_of(hashes):
-        query = sa.select(parts.c.hash, parts.c.start, parts.c.stop, parts.c.total)
-        query = query.where(parts.c.account == account, parts.c.hash.in_(some)).order_by(parts.c.start, parts.c.stop)
-        for hash_, start, stop, total in connection.execute(query):
+        for hash_, start, stop, total in connection.execute(_RANGES, {"account": account, "hashes": some}):
             found.setdefault(hash_, []).append((start, stop, total))
     return found
 
@@ -394,12 +407,15 @@ def count_usage(connection: Connection) -> None:
 
 def _insert_new(connection: Connection, table: sa.Table, row: dict[str, Any]) -> bool:
     """Insert a row unless it is there; whether it is new."""
+    insert = _inserting_new(table, is_sqlite=connection.dialect.name == "sqlite")
+    return connection.execute(insert, row).first() is not None
+
+
+@functools.cache
+def _inserting_new(table: sa.Table, *, is_sqlite: bool) -> Any:
     key = next(iter(table.primary_key.columns))
-    if connection.dialect.name == "sqlite":
-        lite = sqlite.insert(table).values(row).on_conflict_do_nothing()
-        return connection.execute(lite.returning(key)).first() is not None
-    great = postgresql.insert(table).values(row).on_conflict_do_nothing()
-    return connection.execute(great.returning(key)).first() is not None
+    made = sqlite.insert(table) if is_sqlite else postgresql.insert(table)
+    return made.on_conflict_do_nothing().returning(key)
 
 
 def of_account(account: int | None) -> sa.ColumnElement[bool]:

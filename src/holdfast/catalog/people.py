@@ -6,6 +6,7 @@ ask and change; what is allowed is decided above.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -114,13 +115,24 @@ def charge(connection: Connection, number: int, size: int, objects: int) -> bool
 
     Giving back (negative numbers) always succeeds; usage never goes below nothing.
     """
-    used_bytes, used_objects = accounts.c.used_bytes + size, accounts.c.used_objects + objects
+    asked = {"number": number, "more_bytes": size, "more_objects": objects}
+    return connection.execute(_charge(), asked).rowcount == 1
+
+
+@functools.cache
+def _charge() -> sa.Update:
+    """Built once: it is asked with every file."""
+    more_bytes, more_objects = (
+        sa.bindparam("more_bytes", type_=sa.BigInteger),
+        sa.bindparam("more_objects", type_=sa.BigInteger),
+    )
+    used_bytes, used_objects = accounts.c.used_bytes + more_bytes, accounts.c.used_objects + more_objects
     fits = sa.and_(
-        sa.or_(sa.literal(size <= 0), accounts.c.quota_bytes.is_(None), used_bytes <= accounts.c.quota_bytes),
-        sa.or_(sa.literal(objects <= 0), accounts.c.quota_objects.is_(None), used_objects <= accounts.c.quota_objects),
+        sa.or_(more_bytes <= 0, accounts.c.quota_bytes.is_(None), used_bytes <= accounts.c.quota_bytes),
+        sa.or_(more_objects <= 0, accounts.c.quota_objects.is_(None), used_objects <= accounts.c.quota_objects),
     )
     change = {"used_bytes": _at_least_zero(used_bytes), "used_objects": _at_least_zero(used_objects)}
-    return connection.execute(sa.update(accounts).where(accounts.c.id == number, fits).values(change)).rowcount == 1
+    return sa.update(accounts).where(accounts.c.id == sa.bindparam("number"), fits).values(change)
 
 
 def _at_least_zero(value: sa.ColumnElement[int]) -> sa.ColumnElement[int]:

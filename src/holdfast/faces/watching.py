@@ -33,6 +33,18 @@ class Metrics:
         )
         self.received = Counter("holdfast_received_bytes", "Bytes of bodies received.", registry=self.registry)
         self.sent = Counter("holdfast_sent_bytes", "Bytes of bodies sent.", registry=self.registry)
+        self._known: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}  # to look them up takes as long again
+
+    def note(self, method: str, route: str, status: int, seconds: float, received: int, sent: int) -> None:
+        """One request that was answered."""
+        key = method, route, status
+        if key not in self._known:
+            self._known[key] = self.requests.labels(method, route, str(status)), self.seconds.labels(method, route)
+        count, duration = self._known[key]
+        count.inc()
+        duration.observe(seconds)
+        self.received.inc(received)
+        self.sent.inc(sent)
 
 
 def make_log(stream: TextIO) -> structlog.typing.FilteringBoundLogger:
@@ -44,7 +56,7 @@ def make_log(stream: TextIO) -> structlog.typing.FilteringBoundLogger:
     ]  # fmt: skip
     made: structlog.typing.FilteringBoundLogger = structlog.wrap_logger(
         structlog.WriteLogger(stream), processors=processors, wrapper_class=structlog.make_filtering_bound_logger(20)
-    )
+    ).bind()
     return made
 
 
@@ -74,12 +86,9 @@ class Watch:
 
     def _note(self, scope: Scope, request: _Watched, error: Exception | None) -> None:
         seconds, method = time.perf_counter() - request.began, scope["method"]
-        route = scope.get("holdfast.route") or getattr(scope.get("route"), "path", "")
+        route = str(scope.get("holdfast.route") or getattr(scope.get("route"), "path", ""))
         method_label = method if method in ("GET", "HEAD", "PUT", "POST", "PATCH", "DELETE", "OPTIONS") else "other"
-        self._metrics.requests.labels(method_label, route, str(request.status)).inc()
-        self._metrics.seconds.labels(method_label, route).observe(seconds)
-        self._metrics.received.inc(request.received)
-        self._metrics.sent.inc(request.sent)
+        self._metrics.note(method_label, route, request.status, seconds, request.received, request.sent)
         about = {
             "request_id": request.id, "method": method, "path": scope["path"], "status": request.status,
             "seconds": round(seconds, 6), "received": request.received, "sent": request.sent,
