@@ -56,6 +56,7 @@ class Room:
         self.maker = SnapshotMaker(self.shelf, self.files, self.manifests, self.database, folder, "tests")
 
     def stop(self) -> None:
+        self.manifests.close()
         self.shelf.close()
 
     def put(self, by: Identity, data: bytes, hash_: str = "") -> bool:

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import os
+import threading
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from holdfast.archive.backup import Request, back_up
-from holdfast.errors import NoContent
+from holdfast.catalog.holdings import File
+from holdfast.errors import NoContent, StorageUnavailable
+from holdfast.manifests import seen
 from tests.manifests.making import Room
 
 
@@ -80,3 +85,50 @@ def test_snapshots_of_the_shelf_and_of_manifests_are_not_listed_again(room: Room
     made = room.post(room.ann, {"name": "m", "files": {"x": {"hash": hashlib.sha256(b"x").hexdigest(), "size": 1}}})
     room.maker.make(made.id)
     assert room.manifests.page(room.house.admin, limit=9, before=None, name=None).manifests == []
+
+
+def test_a_document_that_takes_long_is_made_while_nobody_waits(
+    room: Room, source: Path, monkeypatch: pytest.MonkeyPatch
+):
+    back_it_up(room, source)
+    name, may_go_on = the_only_name(room), threading.Event()
+    pieces = room.files.pieces
+
+    def slow_pieces(file: File) -> Iterator[bytes]:
+        assert may_go_on.wait(30)
+        yield from pieces(file)
+
+    monkeypatch.setattr(room.files, "pieces", slow_pieces)
+    monkeypatch.setattr(seen, "WAIT_S", 0.05)
+    for _ in range(2):
+        with pytest.raises(StorageUnavailable, match="hashed for the first time"):
+            room.manifests.named(room.house.admin, name)
+    may_go_on.set()
+    monkeypatch.setattr(seen, "WAIT_S", 30.0)
+    assert room.manifests.named(room.house.admin, name).files == 2
+    monkeypatch.undo()
+    assert room.read(room.house.admin, name)["files"].keys() == {"./a.txt", "./sub/b.bin"}
+
+
+def test_a_server_that_stops_does_not_wait_for_documents(room: Room, source: Path, monkeypatch: pytest.MonkeyPatch):
+    back_it_up(room, source)
+    name, begun = the_only_name(room), threading.Event()
+
+    def endless(file: File) -> Iterator[bytes]:
+        while True:
+            begun.set()
+            time.sleep(0.01)
+            yield b"x"
+
+    monkeypatch.setattr(room.files, "pieces", endless)
+    monkeypatch.setattr(seen, "WAIT_S", 0.05)
+    with pytest.raises(StorageUnavailable):
+        room.manifests.named(room.house.admin, name)
+    assert begun.wait(10)
+    room.manifests.close()
+    with pytest.raises(StorageUnavailable, match="stopping"):
+        room.manifests.named(room.house.admin, name)
+    monkeypatch.undo()
+    room.stop()
+    room.start()
+    assert room.manifests.named(room.house.admin, name).files == 2

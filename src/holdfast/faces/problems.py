@@ -17,7 +17,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.routing import compile_path
 
-from holdfast.errors import HoldfastError, NotLoggedIn, OutOfRange, TooManyAttempts, UsageError
+from holdfast.errors import HoldfastError, NotLoggedIn, OutOfRange, StorageUnavailable, TooManyAttempts, UsageError
 
 CHALLENGES = 'Bearer realm="holdfast", Basic realm="holdfast", charset="UTF-8"'
 SCHEMA = {
@@ -32,6 +32,7 @@ SCHEMA = {
         "hint": {"type": "string"},
     },
 }
+_AGAIN_S = "5"  # after so long it may be worth to ask again
 _METHODS = ("GET", "HEAD", "PUT", "POST", "PATCH", "DELETE", "OPTIONS")
 _encode = msgspec.json.Encoder().encode
 
@@ -62,6 +63,8 @@ def problem_of(error: HoldfastError) -> Problem:
         answer.headers["WWW-Authenticate"] = CHALLENGES
     if isinstance(error, TooManyAttempts):
         answer.headers["Retry-After"] = str(error.retry_after)
+    if isinstance(error, StorageUnavailable):
+        answer.headers["Retry-After"] = _AGAIN_S
     if isinstance(error, OutOfRange):
         answer.headers["Content-Range"] = f"bytes */{error.size}"
     return answer

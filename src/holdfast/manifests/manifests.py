@@ -65,6 +65,10 @@ class Manifests:
         self._on_complete = on_complete
         self._seen = SeenSnapshots(shelf, files, database)
 
+    def close(self) -> None:
+        """End what is worked out for nobody any more."""
+        self._seen.close()
+
     # -- receiving -------------------------------------------------------------------------------------------------
 
     def receive(self, by: Identity, source: BinaryIO) -> Manifest:

@@ -1,7 +1,8 @@
 """Snapshots that the command line made, as manifests: listed for administrators, and rendered in the same form.
 
 A snapshot does not know its files' SHA-256. The first time one is read as a manifest they are worked out, by reading
-every file that no earlier one had, and the document is kept like one that came over HTTP.
+every file that no earlier one had, and the document is kept like one that came over HTTP. That may take long: it goes
+on in a thread of its own when nobody waits for it any more, and what was worked out is kept when the server stops.
 
 What is promised: what is rendered is what the snapshot holds, as far as a manifest can say it (names that are not
 text, and what is neither file, folder nor symbolic link, are counted under ``left_out``); a snapshot that was forgotten
@@ -14,6 +15,7 @@ import datetime
 import hashlib
 import threading
 from collections.abc import Iterator
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from typing import Any
 from urllib.parse import quote
 
@@ -24,7 +26,7 @@ from holdfast.archive.listing import Listed, listing
 from holdfast.catalog import holdings
 from holdfast.catalog.database import Connection, Database
 from holdfast.catalog.holdings import File, Manifest
-from holdfast.errors import NoContent
+from holdfast.errors import NoContent, StorageUnavailable
 from holdfast.manifests.document import HEADER_MOST, encode
 from holdfast.manifests.files import Files
 from holdfast.manifests.shelf import TAG, Content, Order, Ready, Shelf
@@ -33,17 +35,25 @@ from holdfast.repository.format import Snapshot
 from holdfast.repository.pages import Tree
 from holdfast.repository.snapshots import Stored, read_snapshot
 
+WAIT_S = 10.0  # so long one waits for a document
 NOBODY = "-"  # in the place of an account on the shelf
 _EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
 _LINKS_MOST = HEADER_MOST // 2
 
 
 class SeenSnapshots:
-    """See the module. Safe to share between threads."""
+    """See the module. Safe to share between threads; ``close`` ends the one that makes documents."""
 
     def __init__(self, shelf: Shelf, files: Files, database: Database) -> None:
         self._shelf, self._files, self._database = shelf, files, database
-        self._lock = threading.Lock()  # one document is made at a time
+        self._maker = ThreadPoolExecutor(1, thread_name_prefix="documents")
+        self._making: dict[int, Future[None]] = {}
+        self._lock = threading.Lock()  # of ``_making``
+        self._closing = threading.Event()
+
+    def close(self) -> None:
+        self._closing.set()
+        self._maker.shutdown(wait=True, cancel_futures=True)
 
     def look(self) -> None:
         """Note snapshots that are new, and forget those that were."""
@@ -73,19 +83,44 @@ class SeenSnapshots:
         )  # fmt: skip
 
     def with_document(self, manifest: Manifest) -> Manifest:
-        """The same manifest once its document is made."""
+        """The same manifest once its document is made; StorageUnavailable when that takes longer than WAIT_S."""
         if manifest.account is not None or manifest.header:
             return manifest
+        try:
+            self._asked_for(manifest).result(WAIT_S)
+        except TimeoutError:
+            raise StorageUnavailable(
+                f"The files of {manifest.name!r} are being hashed for the first time.", "Ask again in a while."
+            ) from None
+        except CancelledError:
+            raise StorageUnavailable("The server is stopping.", "Try again in a while.") from None
+        with self._database.reading() as c:
+            found = holdings.manifest_by_id(c, manifest.id)
+        if found is None:
+            raise _forgotten(manifest)
+        return found
+
+    def _asked_for(self, manifest: Manifest) -> Future[None]:
+        """The making of its document; the same for all who ask meanwhile."""
         with self._lock:
+            future = self._making.get(manifest.id)
+            if future is None:
+                if self._closing.is_set():
+                    raise StorageUnavailable("The server is stopping.", "Try again in a while.")
+                future = self._making[manifest.id] = self._maker.submit(self._make_once, manifest)
+        return future
+
+    def _make_once(self, manifest: Manifest) -> None:
+        try:
             with self._database.reading() as c:
                 found = holdings.manifest_by_id(c, manifest.id)
-            if found is not None and not found.header:
+            if found is None:
+                raise _forgotten(manifest)
+            if not found.header:
                 self._make(found)
-                with self._database.reading() as c:
-                    found = holdings.manifest_by_id(c, manifest.id)
-        if found is None:
-            raise NoContent(f"The snapshot of {manifest.name!r} was forgotten.")
-        return found
+        finally:
+            with self._lock:
+                del self._making[manifest.id]
 
     def _make(self, manifest: Manifest) -> None:
         repo = self._shelf.repo
@@ -140,6 +175,8 @@ class SeenSnapshots:
             hasher = hashlib.sha256()
             for piece in self._files.pieces(File("", content.size, content.chunks, content.depth)):
                 hasher.update(piece)
+                if self._closing.is_set():
+                    raise StorageUnavailable("The server is stopping.", "Try again in a while.")
             hash_ = hasher.hexdigest()
             with self._database.writing() as c:
                 holdings.add_digest(c, key, File(hash_, content.size, content.chunks, content.depth))
@@ -192,6 +229,10 @@ def _text(name: bytes) -> str | None:
 def _is_made_here(snapshot: Snapshot) -> bool:
     """Whether it is the shelf's, or was made of a manifest that came over HTTP."""
     return TAG in snapshot.tags or "manifest" in snapshot.tags
+
+
+def _forgotten(manifest: Manifest) -> NoContent:
+    return NoContent(f"The snapshot of {manifest.name!r} was forgotten.")
 
 
 def reads_snapshots(by: Identity) -> bool:

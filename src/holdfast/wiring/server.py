@@ -102,7 +102,7 @@ def _manifests(
         tidier = Tidier(shelf, manifests, database, folder, now_ns)
         keeper = Housekeeper(files, manifests, maker, remover, tidier, database)
         keeper.start()
-        with contextlib.closing(keeper):
+        with contextlib.closing(manifests), contextlib.closing(keeper):
             yield files, manifests, remover
 
 
