@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from holdfast.errors import NoContent, TooLarge, UsageError
+from holdfast.errors import NoContent, QuotaFull, TooLarge, UsageError
 from holdfast.repository.check import check
 from holdfast.repository.pages import Tree, join
 from tests.manifests.making import Room, entry, sha256
@@ -244,3 +244,13 @@ def test_manifests_are_there_after_a_restart(room: Room):
     room.start()
     room.put(room.ann, b"x")
     assert room.read(room.ann, "m")["files"]["a"]["is_available"] is True
+
+
+def test_a_manifest_counts_in_the_quota(room: Room):
+    room.house.directory.change(room.house.admin, "ann", {"quota_bytes": 1000})
+    with pytest.raises(QuotaFull):
+        room.post(room.ann, {"name": "m", "files": {f"{n}": entry(b"") for n in range(20)}})
+    assert room.manifests.page(room.ann, limit=9, before=None, name=None).manifests == []
+    made = room.post(room.ann, {"name": "m", "files": {"a": entry(b"")}})
+    account = room.house.directory.account(room.ann, "ann")
+    assert (account.used_bytes, account.used_objects) == (made.size, 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,7 @@ import sqlalchemy as sa
 from holdfast.accounts.directory import Identity
 from holdfast.catalog import holdings
 from holdfast.catalog.tables import files, manifests, parts, shelves, wanted
-from holdfast.errors import Contradiction, Forbidden, NoContent, ObjectMissing, StorageUnavailable
-from holdfast.manifests import tidying
+from holdfast.errors import Contradiction, Damaged, Forbidden, NoContent, ObjectMissing, StorageUnavailable
 from holdfast.repository import prune
 from holdfast.repository.check import check
 from tests.manifests.making import Room, entry, sha256
@@ -43,10 +43,10 @@ def test_a_deleted_manifest_is_gone_at_once_and_its_files_soon_after(room: Room)
     with pytest.raises(NoContent):
         room.manifests.named(room.ann, "m")
     assert room.manifests.page(room.ann, limit=9, before=None, name=None).manifests == []
-    assert room.remover.give_up() is True
+    assert room.remover.give_up() == 1
     assert not has(room, b"one") and not has(room, b"two")
     assert usage(room) == (0, 0)
-    assert room.remover.give_up() is False
+    assert room.remover.give_up() == 0
 
 
 def test_files_that_another_manifest_names_stay(room: Room):
@@ -90,11 +90,12 @@ def test_nothing_goes_while_a_manifest_is_received(room: Room):
     room.remover.delete(room.ann, "m", 1)
     with room.database.writing() as c:
         number = holdings.begin_manifest(c, room.ann.account, room.repo.now_ns())
-    assert room.remover.give_up() is False
+    assert number is not None
+    assert room.remover.give_up() == 0
     assert has(room, b"one")
     with room.database.writing() as c:
-        holdings.drop_manifest(c, number)
-    assert room.remover.give_up() is True
+        holdings.drop_unfinished(c, number)
+    assert room.remover.give_up() == 1
     assert not has(room, b"one")
 
 
@@ -144,7 +145,8 @@ def test_its_snapshot_goes_and_prune_frees_the_space(room: Room):
     post(room, "goes", keep, go)
     made = [room.maker.make(room.manifests.named(room.ann, name).id) for name in ("stays", "goes")]
     room.remover.delete(room.ann, "goes", None)
-    room.tidier.tidy(given_up=room.remover.give_up())
+    room.remover.give_up()
+    room.tidier.tidy()
     present = {s.id for s in room.repo.snapshots()}
     assert made[0] in present and made[1] not in present
     room.stop()
@@ -180,7 +182,8 @@ def test_what_was_given_up_does_not_come_back_with_a_new_catalog(room: Room):
     post(room, "stays", b"one")
     post(room, "goes", b"two")
     room.remover.delete(room.ann, "goes", None)
-    room.tidier.tidy(given_up=room.remover.give_up())
+    room.remover.give_up()
+    room.tidier.tidy()
     with room.database.writing() as c:
         for table in (wanted, manifests, parts, files, shelves):
             c.execute(sa.delete(table))
@@ -191,11 +194,17 @@ def test_what_was_given_up_does_not_come_back_with_a_new_catalog(room: Room):
 
 def test_a_shelf_is_merged_as_a_whole_only_so_often(room: Room, monkeypatch: pytest.MonkeyPatch):
     post(room, "m", b"one")
-    assert room.tidier.tidy(given_up=True) > 0
-    room.put(room.ann, b"two")
-    assert room.tidier.tidy(given_up=True) == 0
-    monkeypatch.setattr(tidying, "FULLY_S", 0.0)
-    assert room.tidier.tidy() == 2  # it was still owed
+    post(room, "stays", b"two")
+    room.remover.delete(room.ann, "m", None)
+    room.remover.give_up()
+    assert room.tidier.tidy() > 1
+    assert room.tidier.tidy() == 0
+    room.remover.delete(room.ann, "stays", None)
+    room.remover.give_up()
+    assert room.tidier.tidy() == 0
+    room.stop()
+    room.start()  # that it is owed is remembered
+    assert room.tidier.tidy() == 1
 
 
 def test_a_server_that_stops_in_between_goes_on_at_its_next_start(room: Room):
@@ -203,7 +212,7 @@ def test_a_server_that_stops_in_between_goes_on_at_its_next_start(room: Room):
     room.remover.delete(room.ann, "m", None)
     room.stop()
     room.start()
-    assert room.remover.give_up() is True
+    assert room.remover.give_up() == 1
     assert not has(room, b"one")
 
 
@@ -239,6 +248,98 @@ def test_a_snapshot_that_was_forgotten_before_is_no_trouble(room: Room):
     snapshot_id = room.maker.make(room.manifests.named(room.ann, "m").id)
     room.repo.storage.delete(f"snapshots/{snapshot_id}")
     room.remover.delete(room.ann, "m", None)
-    assert room.remover.give_up() is True
+    assert room.remover.give_up() == 1
     with pytest.raises(ObjectMissing):
         room.repo.storage.stat(f"snapshots/{snapshot_id}")
+
+
+def test_a_clock_that_goes_back_costs_no_file(room: Room, monkeypatch: pytest.MonkeyPatch):
+    post(room, "m", b"one", b"two")
+    room.remover.delete(room.ann, "m", None)
+    monkeypatch.setattr(room.files, "_now_ns", lambda: 0)
+    room.put(room.ann, b"one")
+    room.put(room.ann, b"new")
+    room.remover.give_up()
+    assert has(room, b"one") and has(room, b"new") and not has(room, b"two")
+
+
+def test_a_version_is_never_given_again(room: Room):
+    for _ in range(3):
+        post(room, "m", b"one")
+    room.remover.delete(room.ann, "m", 2)
+    room.remover.delete(room.ann, "m", 3)
+    room.remover.give_up()
+    assert room.manifests.named(room.ann, "m").version == 1
+    assert post(room, "m", b"one") == 4
+    room.remover.delete(room.ann, "m", None)
+    room.remover.give_up()
+    assert post(room, "m", b"one") == 5
+    assert count_rows(room) == 2  # the manifest, and one stub for the versions before
+
+
+def count_rows(room: Room) -> int:
+    with room.database.reading() as c:
+        return c.execute(sa.select(sa.func.count()).select_from(manifests)).scalar_one()
+
+
+def test_a_number_is_never_given_again(room: Room):
+    post(room, "m", b"one")
+    before = room.manifests.named(room.ann, "m").id
+    room.house.directory.delete(room.house.admin, "ann")
+    made = room.post(room.ben, {"name": "n", "files": {}})
+    assert made.id > before
+
+
+def test_a_part_that_comes_late_keeps_the_file(room: Room):
+    data = noise(10_000)
+    room.put_part(room.ann, data, 0, 5_000)
+    post(room, "m", data)  # somebody else sends all of it
+    room.remover.delete(room.ann, "m", None)
+    assert room.put_part(room.ann, data, 5_000, 10_000).is_available
+    room.remover.give_up()
+    assert room.get(room.ann, data) == data
+
+
+def test_what_goes_wrong_for_one_account_does_not_keep_another_waiting(room: Room, monkeypatch: pytest.MonkeyPatch):
+    post(room, "m", b"of ann")
+    room.put(room.ben, b"of ben")
+    room.post(room.ben, {"name": "m", "files": {"x": entry(b"of ben")}})
+    room.remover.delete(room.ann, "m", None)
+    room.remover.delete(room.ben, "m", None)
+    give_up = room.remover._give_up_files
+
+    def failing_for_ann(account: int, doomed: Any) -> bool:
+        if account == room.ann.account:
+            raise Damaged("The list of files cannot be read.")
+        return give_up(account, doomed)
+
+    monkeypatch.setattr(room.remover, "_give_up_files", failing_for_ann)
+    with pytest.raises(Damaged):
+        room.remover.give_up()
+    assert has(room, b"of ann") and not has(room, b"of ben", room.ben)
+
+
+def test_what_is_sent_while_it_is_given_up_is_kept(room: Room):
+    """Puts and deletions of the same file at the same time: whatever was acknowledged after the deletion stays."""
+    for round_ in range(15):
+        data = b"round %d" % round_
+        post(room, f"m{round_}", data)
+        room.remover.delete(room.ann, f"m{round_}", None)
+        giving_up = threading.Thread(target=room.remover.give_up)
+        giving_up.start()
+        room.put(room.ann, data)
+        giving_up.join()
+        assert room.get(room.ann, data) == data
+
+
+def test_manifests_that_come_while_files_are_given_up_tell_the_truth(room: Room):
+    for round_ in range(15):
+        data = b"round %d" % round_
+        post(room, "old", data)
+        room.remover.delete(room.ann, "old", None)
+        giving_up = threading.Thread(target=room.remover.give_up)
+        giving_up.start()
+        told = room.post(room.ann, {"name": "new", "files": {"x": entry(data)}})
+        giving_up.join()
+        room.remover.give_up()
+        assert (told.available == 1) == has(room, data)

@@ -8,7 +8,7 @@ import sqlalchemy as sa
 from holdfast.catalog.tables import files, manifests, parts, shelves, wanted
 from holdfast.errors import WrongContent
 from holdfast.manifests import tidying
-from holdfast.manifests.shelf import TAG
+from holdfast.manifests.shelf import TAG, Order
 from holdfast.repository import prune
 from holdfast.repository.check import check
 from tests.manifests.making import Room, entry, sha256
@@ -61,7 +61,8 @@ def test_a_lost_catalog_is_made_anew(room: Room):
         assert room.read(room.ann, "m") == before
         assert room.manifests.named(room.ann, "m").version == 1
         account = room.house.directory.account(room.ann, "ann")
-        assert (account.used_bytes, account.used_objects) == (6_000, 1)
+        document = room.manifests.named(room.ann, "m").size
+        assert (account.used_bytes, account.used_objects) == (6_000 + document, 2)
 
 
 def test_prune_meanwhile_takes_nothing_that_is_needed(room: Room):
@@ -99,3 +100,73 @@ def test_a_file_that_came_twice_stays_as_the_catalog_names_it(room: Room, monkey
         room.put(room.ann, noise(100, 4))
     assert room.put_part(room.ann, other, 10_000, 20_000).is_available
     assert room.get(room.ann, other) == other
+
+
+def test_a_merge_never_puts_one_accounts_manifest_under_anothers_path(room: Room, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(tidying, "MANY", 1)
+    room.post(room.ann, {"name": "of ann", "files": {}})
+    made = room.post(room.ben, {"name": "of ben", "files": {}})
+    with room.database.writing() as c:  # as after a rebuild, which gives other numbers
+        c.execute(sa.delete(manifests).where(manifests.c.account == room.ann.account))
+        number = int(c.execute(sa.select(manifests.c.id)).scalar_one())
+        c.execute(sa.update(manifests).values(id=number - 1))
+    assert made.id == number
+    room.tidier.tidy()
+    (stored,) = [s for s in room.repo.snapshots() if TAG in s.snapshot.tags]
+    assert [path for path, _ in room.tidier._files_in(stored)] == []
+
+
+def test_what_belongs_to_accounts_that_are_not_there_waits_for_them(room: Room, monkeypatch: pytest.MonkeyPatch):
+    """And what the others gave up since does not come back each time it is looked at."""
+    monkeypatch.setattr(tidying, "MANY", 1)
+    room.put(room.ann, b"of ann")
+    room.put(room.ben, b"of ben")
+    room.house.directory.delete(room.house.admin, "ben")
+    with room.database.writing() as c:
+        for table in (wanted, manifests, parts, files, shelves):
+            c.execute(sa.delete(table))
+    assert room.tidier.take_in() == 2
+    room.remover.forget_file(room.ann, sha256(b"of ann"))
+    assert room.tidier.take_in() == 0
+    assert not room.files.state(room.ann, sha256(b"of ann")).is_available
+    for _ in range(3):
+        room.put(room.ann, b"more")
+        room.tidier.tidy()  # what nobody here knows yet is left as it is
+    ben = room.house.user("ben")
+    assert room.tidier.take_in() > 0
+    assert room.get(ben, b"of ben") == b"of ben"
+    assert not room.files.state(room.ann, sha256(b"of ann")).is_available
+
+
+def test_a_document_that_is_none_keeps_nothing_else_from_being_taken_in(room: Room):
+    room.put(room.ann, b"before")
+    content = room.shelf.small(b"no document")
+    room.shelf.commit(Order(b"ann/manifests/9", None, content, lambda c, ready: None, None)).result(60)
+    room.put(room.ben, b"after")
+    with room.database.writing() as c:
+        for table in (wanted, manifests, parts, files, shelves):
+            c.execute(sa.delete(table))
+    room.tidier.take_in()
+    assert room.get(room.ann, b"before") == b"before" and room.get(room.ben, b"after") == b"after"
+
+
+def test_a_merge_that_is_killed_brings_nothing_back(room: Room, monkeypatch: pytest.MonkeyPatch):
+    room.put(room.ann, b"stays")
+    room.put(room.ann, b"goes")
+    room.remover.forget_file(room.ann, sha256(b"goes"))
+    deleted: list[str] = []
+
+    def killed(name: str) -> None:
+        if deleted:
+            raise KeyboardInterrupt
+        deleted.append(name)
+        delete(name)
+
+    delete = room.repo.storage.delete
+    monkeypatch.setattr(room.repo.storage, "delete", killed)
+    with pytest.raises(KeyboardInterrupt):
+        room.tidier.tidy()
+    monkeypatch.undo()
+    room.tidier.take_in()
+    assert room.get(room.ann, b"stays") == b"stays"
+    assert not room.files.state(room.ann, sha256(b"goes")).is_available

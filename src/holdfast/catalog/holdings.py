@@ -1,7 +1,8 @@
 """What accounts hold, as rows: files, parts of files on their way, manifests, and the files that manifests still want.
 
-Each function takes the connection of a transaction that its caller opened. ``chunks`` and ``depth`` are a content's
-list of chunks as an entry of a snapshot has it. Files and parts can be made anew from the shelf's snapshots.
+Each function takes the connection of a transaction that its caller opened; one that changes what an account holds
+begins with ``hold_accounts``. ``chunks`` and ``depth`` are a content's list of chunks as an entry of a snapshot has it.
+Files and parts can be made anew from the shelf's snapshots.
 """
 
 from __future__ import annotations
@@ -16,10 +17,10 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from holdfast.catalog.database import Connection
 from holdfast.catalog.rows import columns, every, one
-from holdfast.catalog.tables import accounts, digests, files, manifests, parts, seen, shelves, wanted
+from holdfast.catalog.tables import accounts, counters, digests, files, manifests, parts, seen, shelves, wanted
 
 _AT_ONCE = 2000  # values in one question: every database takes so many
-whole = sa.and_(manifests.c.version > 0, manifests.c.deleted_ns.is_(None))  # received to its end, and not deleted
+whole = sa.and_(manifests.c.version > 0, manifests.c.deletion.is_(None))  # received to its end, and not deleted
 
 
 class File(msgspec.Struct, frozen=True):
@@ -83,9 +84,27 @@ _RANGES = (
 _WANTED = (
     sa.select(wanted.c.manifest, wanted.c.hash, wanted.c.size, wanted.c.times)
     .join(manifests, manifests.c.id == wanted.c.manifest)
-    .where(wanted.c.hash.in_(_HASHES), manifests.c.account == _ACCOUNT)
+    .where(wanted.c.hash.in_(_HASHES), manifests.c.account == _ACCOUNT, manifests.c.deletion.is_(None))
 )
 _NEW_FILES = sa.insert(files)
+_MINE = sa.select(manifests.c.id).where(manifests.c.account == _ACCOUNT, manifests.c.deletion.is_(None))
+_NUMBERS: sa.BindParameter[list[int]] = sa.bindparam("numbers", expanding=True)
+_HELD = (
+    sa.select(accounts.c.id, accounts.c.deletions)
+    .where(accounts.c.id.in_(_NUMBERS))
+    .order_by(accounts.c.id)
+    .with_for_update()
+)
+
+
+# -- whose it is -------------------------------------------------------------------------------------------------------
+
+
+def hold_accounts(connection: Connection, numbers: Iterable[int]) -> dict[int, int]:
+    """Keep accounts from everybody else who changes what they hold, until the transaction ends: that comes first in
+    each, and in the same order, so that none waits for the other. How often each deleted manifests so far.
+    """
+    return {row.id: row.deletions for row in connection.execute(_HELD, {"numbers": sorted(set(numbers))})}
 
 
 # -- files -------------------------------------------------------------------------------------------------------------
@@ -114,20 +133,20 @@ def sizes_of(connection: Connection, account: int, hashes: Iterable[str]) -> dic
     return found
 
 
-def add_files(connection: Connection, account: int, new: Sequence[File], now_ns: int) -> None:
-    """Note files that the account has not."""
-    rows = [{"account": account, **msgspec.structs.asdict(file), "stored_ns": now_ns} for file in new]
+def add_files(connection: Connection, account: int, new: Sequence[File], now_ns: int, deletions: int) -> None:
+    """Note files that the account has not. ``deletions``: the account's, as ``hold_accounts`` gave it."""
+    about = {"account": account, "stored_ns": now_ns, "deletions": deletions}
+    rows = [{**about, **msgspec.structs.asdict(file)} for file in new]
     if rows:
         connection.execute(_NEW_FILES, rows)
 
 
-def touch_files(connection: Connection, account: int, hashes: Iterable[str], now_ns: int) -> int:
-    """They were sent again: note when. How many of them are there."""
-    there = 0
-    for some in some_of(hashes):
-        mine = sa.and_(files.c.account == account, files.c.hash.in_(some))
-        there += connection.execute(sa.update(files).where(mine).values(stored_ns=now_ns)).rowcount
-    return there
+def touch_files(connection: Connection, account: int, hashes: Iterable[str], deletions: int) -> None:
+    """They were sent again: what was deleted before does not take them any more."""
+    if deletions:
+        for some in some_of(hashes):
+            mine = sa.and_(files.c.account == account, files.c.hash.in_(some), files.c.deletions < deletions)
+            connection.execute(sa.update(files).where(mine).values(deletions=deletions))
 
 
 def settle(connection: Connection, account: int, arrived: Mapping[str, int]) -> list[int]:
@@ -135,11 +154,11 @@ def settle(connection: Connection, account: int, arrived: Mapping[str, int]) -> 
     times: dict[int, int] = {}
     for some in some_of(arrived):
         rows = connection.execute(_WANTED, {"account": account, "hashes": some}).all()
-        for number, hash_, size, count in rows:
-            if arrived[hash_] == size:
+        for hash_ in {row.hash for row in rows if arrived[row.hash] == row.size}:
+            here = sa.and_(wanted.c.hash == hash_, wanted.c.size == arrived[hash_], wanted.c.manifest.in_(_MINE))
+            gone = sa.delete(wanted).where(here).returning(wanted.c.manifest, wanted.c.times)
+            for number, count in connection.execute(gone, {"account": account}):
                 times[number] = times.get(number, 0) + count
-                here = (wanted.c.manifest == number, wanted.c.hash == hash_, wanted.c.size == size)
-                connection.execute(sa.delete(wanted).where(*here))
     return [number for number, count in times.items() if _count(connection, number, count)]
 
 
@@ -149,16 +168,15 @@ def settle_manifest(connection: Connection, account: int, number: int) -> bool:
         files.c.account == account, files.c.hash == wanted.c.hash, files.c.size == wanted.c.size
     )
     fits = sa.and_(wanted.c.manifest == number, here.exists())
-    times = connection.execute(sa.select(sa.func.sum(wanted.c.times)).where(fits)).scalar_one_or_none()
-    connection.execute(sa.delete(wanted).where(fits))
-    return _count(connection, number, int(times or 0))
+    gone = connection.execute(sa.delete(wanted).where(fits).returning(wanted.c.times)).scalars()
+    return _count(connection, number, sum(gone))
 
 
 def _count(connection: Connection, number: int, times: int) -> bool:
     """So many more entries of a manifest are here; whether all are now."""
     done = sa.update(manifests).where(manifests.c.id == number).values(available=manifests.c.available + times)
-    row = connection.execute(done.returning(manifests.c.available, manifests.c.files)).one()
-    return bool(row.available == row.files)
+    row = connection.execute(done.returning(manifests.c.available, manifests.c.files)).one_or_none()
+    return row is not None and bool(row.available == row.files)
 
 
 # -- parts -------------------------------------------------------------------------------------------------------------
@@ -185,6 +203,17 @@ def ranges_of(connection: Connection, account: int, hashes: Iterable[str]) -> di
     return found
 
 
+def total_of_parts(connection: Connection, account: int, hash_: str) -> int | None:
+    """What the parts of a file say its size is; None when there are none, or none knew it. They agree."""
+    known = (parts.c.account == account, parts.c.hash == hash_, parts.c.total >= 0)
+    return connection.execute(sa.select(parts.c.total).where(*known).limit(1)).scalar_one_or_none()
+
+
+def has_many_parts(connection: Connection, account: int, hash_: str, many: int) -> bool:
+    mine = sa.select(parts.c.start).where(parts.c.account == account, parts.c.hash == hash_)
+    return connection.execute(mine.offset(many - 1).limit(1)).first() is not None
+
+
 def add_part(connection: Connection, account: int, part: Part, now_ns: int) -> bool:
     """Note a part; False when just this one is there already."""
     row = {"account": account, **msgspec.structs.asdict(part), "stored_ns": now_ns}
@@ -194,9 +223,8 @@ def add_part(connection: Connection, account: int, part: Part, now_ns: int) -> b
 def delete_parts(connection: Connection, account: int, hash_: str) -> int:
     """Forget the parts of a file; how many bytes they were together."""
     mine = sa.and_(parts.c.account == account, parts.c.hash == hash_)
-    size = connection.execute(sa.select(sa.func.sum(parts.c.stop - parts.c.start)).where(mine)).scalar_one_or_none()
-    connection.execute(sa.delete(parts).where(mine))
-    return int(size or 0)
+    gone = connection.execute(sa.delete(parts).where(mine).returning(parts.c.start, parts.c.stop))
+    return sum(stop - start for start, stop in gone)
 
 
 def unfinished(connection: Connection) -> list[tuple[int, str]]:
@@ -208,30 +236,39 @@ def unfinished(connection: Connection) -> list[tuple[int, str]]:
 # -- manifests ---------------------------------------------------------------------------------------------------------
 
 
-def begin_manifest(connection: Connection, account: int, now_ns: int) -> int:
-    """The number of a manifest that is being received: until ``finish_manifest`` nobody sees it."""
-    row = {"account": account, "name": "", "version": -now_ns, "timestamp": "", "base": "", "header": b"", "files": 0}
-    row |= {
-        "available": 0,
-        "content_bytes": 0,
-        "received_ns": now_ns,
-        "size": 0,
-        "chunks": b"",
-        "depth": 0,
+def begin_manifest(connection: Connection, account: int, now_ns: int) -> int | None:
+    """The number of a manifest that is being received: until ``finish_manifest`` nobody sees it. None when the account
+    is gone.
+    """
+    if not hold_accounts(connection, [account]):
+        return None
+    number = _next_number(connection)
+    row = {
+        "id": number, "account": account, "name": "", "version": -now_ns, "timestamp": "", "base": "", "header": b"",
+        "files": 0, "available": 0, "content_bytes": 0, "received_ns": now_ns, "size": 0, "chunks": b"", "depth": 0,
         "snapshot": "",
-    }
-    return int(connection.execute(sa.insert(manifests).values(row).returning(manifests.c.id)).scalar_one())
+    }  # fmt: skip
+    connection.execute(sa.insert(manifests).values(row))
+    return number
+
+
+def _next_number(connection: Connection) -> int:
+    """A number that no manifest ever had: what was read of one with a number can be done to it later."""
+    drawn = sa.update(counters).where(counters.c.name == "manifests").values(value=counters.c.value + 1)
+    return int(connection.execute(drawn.returning(counters.c.value)).scalar_one())
 
 
 def add_manifest(connection: Connection, **row: Any) -> None:
     """Note a snapshot of the command line as the next version of its name."""
     mine = sa.and_(of_account(None), manifests.c.name == row["name"])
     newest = connection.execute(sa.select(sa.func.max(manifests.c.version)).where(mine)).scalar_one_or_none()
-    connection.execute(sa.insert(manifests).values({"account": None, **row, "version": (newest or 0) + 1}))
+    about = {"id": _next_number(connection), "account": None, "version": (newest or 0) + 1}
+    connection.execute(sa.insert(manifests).values({**row, **about}))
 
 
 def set_document(connection: Connection, number: int, **row: Any) -> None:
-    connection.execute(sa.update(manifests).where(manifests.c.id == number).values(row))
+    mine = sa.and_(manifests.c.id == number, manifests.c.account.is_(None))
+    connection.execute(sa.update(manifests).where(mine).values(row))
 
 
 def finish_manifest(connection: Connection, number: int, account: int, here: int, **row: Any) -> int | None:
@@ -242,16 +279,18 @@ def finish_manifest(connection: Connection, number: int, account: int, here: int
     newest = connection.execute(sa.select(sa.func.max(manifests.c.version)).where(mine)).scalar_one_or_none()
     version = max(newest or 0, 0) + 1
     values = {**row, "version": version, "available": manifests.c.available + here}
-    changed = connection.execute(sa.update(manifests).where(manifests.c.id == number).values(values))
+    mine = sa.and_(manifests.c.id == number, of_account(account), manifests.c.version <= 0)
+    changed = connection.execute(sa.update(manifests).where(mine).values(values))
     return version if changed.rowcount else None
 
 
-def drop_manifest(connection: Connection, number: int) -> None:
-    connection.execute(sa.delete(manifests).where(manifests.c.id == number))
+def drop_unfinished(connection: Connection, number: int) -> None:
+    """One whose receiving failed."""
+    connection.execute(sa.delete(manifests).where(manifests.c.id == number, manifests.c.version <= 0))
 
 
-def drop_unfinished_manifests(connection: Connection, before_ns: int) -> None:
-    """Those whose receiver was killed before that time."""
+def drop_all_unfinished(connection: Connection, before_ns: int) -> None:
+    """Those whose receiving began before that time: whoever did it was killed."""
     old = sa.and_(manifests.c.version <= 0, manifests.c.received_ns < before_ns)
     connection.execute(sa.delete(manifests).where(old))
 
@@ -275,9 +314,8 @@ def add_wanted(connection: Connection, number: int, missing: Mapping[tuple[str, 
 
 def wants(connection: Connection, account: int, hash_: str) -> set[int]:
     """The sizes under which manifests of the account want a file that is not here."""
-    mine = sa.select(manifests.c.id).where(manifests.c.account == account)
-    query = sa.select(wanted.c.size).where(wanted.c.hash == hash_, wanted.c.manifest.in_(mine)).distinct()
-    return set(connection.execute(query).scalars())
+    query = sa.select(wanted.c.size).where(wanted.c.hash == hash_, wanted.c.manifest.in_(_MINE)).distinct()
+    return set(connection.execute(query, {"account": account}).scalars())
 
 
 def manifest_named(
@@ -333,9 +371,9 @@ def without_snapshot(connection: Connection) -> list[int]:
 
 
 def set_snapshot(connection: Connection, number: int, snapshot: str) -> bool:
-    """False when the manifest is gone."""
-    made = sa.update(manifests).where(manifests.c.id == number).values(snapshot=snapshot)
-    return connection.execute(made).rowcount == 1
+    """False when the manifest is gone, or has one already."""
+    mine = sa.and_(manifests.c.id == number, manifests.c.snapshot == "", whole)
+    return connection.execute(sa.update(manifests).where(mine).values(snapshot=snapshot)).rowcount == 1
 
 
 # -- snapshots of the command line -------------------------------------------------------------------------------------
@@ -375,31 +413,52 @@ def file_in_snapshots(connection: Connection, hash_: str) -> File | None:
 # -- the shelf ---------------------------------------------------------------------------------------------------------
 
 
-def add_shelf(connection: Connection, snapshot: str) -> None:
-    """The catalog knows everything in that snapshot of the shelf."""
-    _insert_new(connection, shelves, {"snapshot": snapshot})
+def add_shelf(connection: Connection, snapshot: str, strangers: Iterable[str] = ()) -> None:
+    """The catalog knows everything in that snapshot of the shelf but what belongs to ``strangers``, who have no account
+    here.
+    """
+    shown = "/".join(sorted(strangers))
+    if not _insert_new(connection, shelves, {"snapshot": snapshot, "strangers": shown}):
+        connection.execute(sa.update(shelves).where(shelves.c.snapshot == snapshot).values(strangers=shown))
 
 
-def known_shelves(connection: Connection) -> set[str]:
-    return set(connection.execute(sa.select(shelves.c.snapshot)).scalars())
+def known_shelves(connection: Connection) -> dict[str, frozenset[str]]:
+    """The snapshots that the catalog knows, each with the strangers whose entries it does not know."""
+    rows = connection.execute(sa.select(shelves.c.snapshot, shelves.c.strangers))
+    return {snapshot: frozenset(shown.split("/")) - {""} for snapshot, shown in rows}
 
 
-def replace_shelves(connection: Connection, old: Sequence[str], new: str) -> None:
-    """Several snapshots of the shelf were made one."""
-    for some in some_of(old):
+def drop_shelves(connection: Connection, gone: Iterable[str]) -> None:
+    """Those snapshots are there no longer."""
+    for some in some_of(gone):
         connection.execute(sa.delete(shelves).where(shelves.c.snapshot.in_(some)))
-    add_shelf(connection, new)
+
+
+def owes_merging(connection: Connection, *, owed: bool | None = None) -> bool:
+    """Whether something was given up since all snapshots of the shelf were merged; ``owed`` sets it."""
+    row = counters.c.name == "owed"
+    if owed is not None:
+        connection.execute(sa.update(counters).where(row).values(value=int(owed)))
+    return bool(connection.execute(sa.select(counters.c.value).where(row)).scalar_one())
 
 
 def count_usage(connection: Connection) -> None:
-    """Set what each account uses to what it has."""
-    complete = sa.select(sa.func.coalesce(sa.func.sum(files.c.size), 0), sa.func.count(files.c.hash))
-    for number in connection.execute(sa.select(accounts.c.id)).scalars().all():
-        size, count = connection.execute(complete.where(files.c.account == number)).one()
-        coming = sa.select(sa.func.coalesce(sa.func.sum(parts.c.stop - parts.c.start), 0))
-        more = connection.execute(coming.where(parts.c.account == number)).scalar_one()
-        used = {"used_bytes": int(size) + int(more), "used_objects": count}
+    """Set what each account uses to what it has: files, what came of others, manifests."""
+    numbers = connection.execute(sa.select(accounts.c.id)).scalars().all()
+    for number in hold_accounts(connection, numbers):
+        there = sa.or_(manifests.c.deletion.is_(None), manifests.c.deletion > 0)
+        of_each = [
+            _sum_and_count(files.c.size).where(files.c.account == number),
+            _sum_and_count(manifests.c.size).where(manifests.c.account == number, manifests.c.version > 0, there),
+            _sum_and_count(parts.c.stop - parts.c.start).where(parts.c.account == number),
+        ]
+        (size, count), (documents, manifest_count), (coming, _) = (connection.execute(q).one() for q in of_each)
+        used = {"used_bytes": int(size + documents + coming), "used_objects": count + manifest_count}
         connection.execute(sa.update(accounts).where(accounts.c.id == number).values(used))
+
+
+def _sum_and_count(column: sa.ColumnElement[int]) -> Any:
+    return sa.select(sa.func.coalesce(sa.func.sum(column), 0), sa.func.count())
 
 
 # -- rows --------------------------------------------------------------------------------------------------------------

@@ -45,6 +45,7 @@ accounts = sa.Table(
     sa.Column("quota_objects", sa.BigInteger),
     sa.Column("used_bytes", sa.BigInteger, nullable=False, server_default="0"),
     sa.Column("used_objects", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("deletions", sa.BigInteger, nullable=False, server_default="0"),  # how often it deleted manifests
     sa.CheckConstraint("role IN ('admin', 'user')", name="role"),
 )
 
@@ -201,6 +202,7 @@ files = sa.Table(  # complete, and of the hash they are named by
     sa.Column("size", sa.BigInteger, nullable=False),
     *_content(),
     sa.Column("stored_ns", sa.BigInteger, nullable=False),
+    sa.Column("deletions", sa.BigInteger, nullable=False, server_default="0"),  # the account's when it came last
 )
 
 parts = sa.Table(  # of files that are on their way: bytes from start up to, not including, stop
@@ -232,7 +234,7 @@ manifests = sa.Table(
     sa.Column("size", sa.BigInteger, nullable=False),  # of the document
     *_content(),
     sa.Column("snapshot", sa.Text, nullable=False),  # empty: not made yet
-    sa.Column("deleted_ns", sa.BigInteger),  # null: it is there
+    sa.Column("deletion", sa.BigInteger, index=True),  # the account's deletion that took it; null: it is there
     sa.UniqueConstraint("account", "name", "version", name="uq_manifests_account"),
 )
 
@@ -247,10 +249,19 @@ wanted = (
     )
 )
 
-shelves = sa.Table(  # snapshots of the shelf whose entries are all in this catalog
+shelves = sa.Table(  # snapshots of the shelf whose entries are in this catalog
     "shelves",
     metadata,
     sa.Column("snapshot", sa.Text, primary_key=True),
+    sa.Column("strangers", sa.Text, nullable=False, server_default=""),  # whose there are too; with a slash between
+)
+
+counters = sa.Table(
+    "counters",
+    metadata,
+    # accounts, manifests: the last number that was given; owed: 1 if all of the shelf is to be merged
+    sa.Column("name", sa.Text, primary_key=True),
+    sa.Column("value", sa.BigInteger, nullable=False),
 )
 
 seen = sa.Table(  # snapshots that were looked at: those of the command line are listed as manifests

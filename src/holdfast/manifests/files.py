@@ -36,6 +36,7 @@ from holdfast.repository.contents import ContentList, split_items
 from holdfast.repository.writer import TREE
 
 Range = tuple[int, int]  # from the first byte up to, not including, the last
+MOST_PARTS = 10_000  # of a file, as with S3
 UNKNOWN = -1  # the total of a part, when its sender did not know it yet
 _HASH = re.compile(r"[0-9A-Fa-f]{64}|[0-9A-Fa-f]{40}")
 
@@ -116,20 +117,28 @@ class Files:
 
     # -- whole files -----------------------------------------------------------------------------------------------
 
-    def admit(self, by: Identity, size: int | None) -> None:
-        """Refuse a body of that size (None: unknown) before it is received: TooLarge, QuotaFull."""
+    def admit(self, by: Identity, size: int | None) -> int:
+        """Refuse a body of that size (None: unknown) before it is received: TooLarge, QuotaFull. How many bytes it may
+        have at most.
+        """
         if size is not None and size > self.most_bytes:
             raise TooLarge(f"A file has at most {self.most_bytes} bytes here.")
         with self._database.reading() as c:
             account = people.account_by_id(c, by.account)
-        if account and account.quota_bytes is not None and account.used_bytes + (size or 0) > account.quota_bytes:
-            raise _quota()
+        if account is None or account.quota_bytes is None:
+            return self.most_bytes
+        left = account.quota_bytes - account.used_bytes
+        if left < (size or 0):
+            raise quota_full()
+        return min(self.most_bytes, max(left, 0))
 
     def keep(self, by: Identity, hash_: str) -> None:
         """A file that is here was sent again: it stays, though the manifest that named it was deleted meanwhile."""
         with self._database.writing() as c:
-            if not holdings.touch_files(c, by.account, [hash_], self._now_ns()):
-                raise StorageUnavailable(f"The file {hash_} was deleted while it was sent.", "Upload it again.")
+            deletions = holdings.hold_accounts(c, [by.account]).get(by.account, 0)
+            holdings.touch_files(c, by.account, [hash_], deletions)
+            if holdings.file_of(c, by.account, hash_) is None:
+                raise _gone(hash_)
 
     def receive(self, hash_: str | None, *, keep: bool = True) -> Upload:
         """Take a body. ``hash_``: what it should hash to; None for a part. Not ``keep``: only hash it."""
@@ -140,7 +149,7 @@ class Files:
         if actual != hash_:
             raise WrongContent(f"The bytes hash to {actual}, not to {hash_}; nothing was kept.", "Upload them again.")
         arrival = Arrival(by, hash_)
-        future = self._shelf.commit(Order(_path(by, "files", hash_), content, self._note_files, arrival))
+        future = self._shelf.commit(Order(_path(by, "files", hash_), by.account, content, self._note_files, arrival))
 
         def tell(future: Future[None]) -> None:
             if arrival.complete:
@@ -164,7 +173,8 @@ class Files:
             contents.setdefault(order.about.hash, content)  # the first counts, as on the shelf
         here = holdings.sizes_of(c, account, contents)
         fresh = {hash_: content for hash_, content in contents.items() if hash_ not in here}
-        holdings.touch_files(c, account, here, self._now_ns())
+        deletions = ready[0][0].deletions
+        holdings.touch_files(c, account, here, deletions)
         parts = holdings.ranges_of(c, account, fresh)
         costs = {hash_: content.size - _bytes(parts.get(hash_, ())) for hash_, content in fresh.items()}
         refused: set[str] = set()
@@ -174,11 +184,11 @@ class Files:
         for file in files:
             if file.hash in parts:
                 holdings.delete_parts(c, account, file.hash)
-        holdings.add_files(c, account, files, self._now_ns())
+        holdings.add_files(c, account, files, self._now_ns(), deletions)
         complete = holdings.settle(c, account, {file.hash: file.size for file in files})
         for order, _ in ready:
             if order.about.hash in refused:
-                order.error = _quota()
+                order.error = quota_full()
             elif order.about.hash in fresh:
                 order.about.created, order.about.complete = True, complete
 
@@ -196,7 +206,8 @@ class Files:
         """
         part = Part(hash_, start, start + content.size, total, content.chunks, content.depth)
         name = f"{hash_}/{start:020d}-{part.stop:020d}-{total}"
-        return self._shelf.commit(Order(_path(by, "parts", name), content, self._note_parts, (by, part)))
+        order = Order(_path(by, "parts", name), by.account, content, self._note_parts, (by, part))
+        return self._shelf.commit(order)
 
     def _note_parts(self, c: Connection, ready: list[Ready]) -> None:
         """The clerk of parts."""
@@ -208,9 +219,13 @@ class Files:
                 order.error = e
                 continue
             if holdings.file_of(c, by.account, part.hash) is not None:
+                holdings.touch_files(c, by.account, [part.hash], order.deletions)
+                continue
+            if holdings.has_many_parts(c, by.account, part.hash, MOST_PARTS):
+                order.error = TooLarge(f"A file comes in at most {MOST_PARTS} parts here.", "Send larger ones.")
                 continue
             if not people.charge(c, by.account, content.size, 0):
-                order.error = _quota()
+                order.error = quota_full()
             elif not holdings.add_part(c, by.account, part, self._now_ns()):
                 people.charge(c, by.account, -content.size, 0)
 
@@ -226,6 +241,7 @@ class Files:
         content, actual = self._joined(parts, hash_)
         if actual != hash_:
             with self._database.writing() as c:
+                holdings.hold_accounts(c, [by.account])
                 people.charge(c, by.account, -holdings.delete_parts(c, by.account, hash_), 0)
         self.put(by, hash_, content, actual)[0].result()
         return self.state(by, hash_)
@@ -271,8 +287,8 @@ class Files:
 
     def _demand_total(self, c: Connection, by: Identity, hash_: str, total: int) -> None:
         """Contradiction when it is known that the file has another size. UNKNOWN contradicts nothing."""
-        known = {size for _, _, size in holdings.ranges_of(c, by.account, [hash_]).get(hash_, [])} - {UNKNOWN}
-        known = known or holdings.wants(c, by.account, hash_)
+        total_there = holdings.total_of_parts(c, by.account, hash_)
+        known = {total_there} if total_there is not None else holdings.wants(c, by.account, hash_)
         if (file := holdings.file_of(c, by.account, hash_)) is not None:
             known = {file.size}
         if known and total not in (*known, UNKNOWN):
@@ -304,6 +320,10 @@ class Files:
                 size += length
             at += length
         return Content(size, b"".join(items), 0), start - first, stop - first
+
+
+def _gone(hash_: str) -> StorageUnavailable:
+    return StorageUnavailable(f"The file {hash_} was deleted while it was sent.", "Upload it again.")
 
 
 def parse_hash(text: str) -> str:
@@ -356,5 +376,5 @@ def _path(by: Identity, kind: str, name: str) -> bytes:
     return f"{by.username}/{kind}/{name}".encode()
 
 
-def _quota() -> QuotaFull:
+def quota_full() -> QuotaFull:
     return QuotaFull("The account's quota is full.", "Delete something, or ask an administrator for more.")

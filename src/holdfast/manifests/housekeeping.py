@@ -7,11 +7,13 @@ manifests alone held is given up; the shelf stays small.
 from __future__ import annotations
 
 import contextlib
+import functools
 import threading
+from collections.abc import Callable
 
 from holdfast.catalog import holdings
 from holdfast.catalog.database import Database
-from holdfast.errors import HoldfastError, NoContent
+from holdfast.errors import NoContent
 from holdfast.manifests.files import Files
 from holdfast.manifests.manifests import Manifests
 from holdfast.manifests.removing import Remover
@@ -20,9 +22,11 @@ from holdfast.manifests.tidying import Tidier
 
 _AGAIN_S = 5.0
 
+Tell = Callable[[str, Exception], None]
+
 
 class Housekeeper:
-    """See the module. ``start`` begins; ``close`` ends the thread."""
+    """See the module. ``start`` begins; ``close`` ends the thread. ``tell`` hears of work that failed, and why."""
 
     def __init__(
         self,
@@ -32,9 +36,11 @@ class Housekeeper:
         remover: Remover,
         tidier: Tidier,
         database: Database,
+        tell: Tell,
     ) -> None:
         self._files, self._manifests, self._maker = files, manifests, maker
         self._remover, self._tidier, self._database = remover, tidier, database
+        self._tell, self._told = tell, dict[str, str]()
         self._wake = threading.Event()
         self._wake.set()
         self._closing = threading.Event()
@@ -53,16 +59,29 @@ class Housekeeper:
         self._wake.set()
 
     def _run(self) -> None:
-        with contextlib.suppress(HoldfastError):
-            self._manifests.clear()
-            self._tidier.take_in()
-            self._files.finish_all()
+        self._try("clear", lambda: self._manifests.clear(all_of_them=self._database.is_sqlite))
+        self._try("take in", self._tidier.take_in)
+        self._try("finish files", self._files.finish_all)
         while not self._closing.is_set():
             self._wake.wait(_AGAIN_S)
             self._wake.clear()
-            with contextlib.suppress(HoldfastError):  # it is tried again
-                self._make_snapshots()
-                self._tidier.tidy(given_up=self._remover.give_up())
+            self._try("make snapshots", self._make_snapshots)
+            self._try("give up", self._remover.give_up)
+            self._try("tidy", self._tidier.tidy)
+            self._try("clear", self._manifests.clear)
+
+    def _try(self, work: str, act: Callable[[], object]) -> None:
+        """One thing that goes wrong keeps nothing else from being done; it is told once, and tried again."""
+        if self._closing.is_set():
+            return
+        try:
+            act()
+        except Exception as e:  # noqa: BLE001 - the edge where faults of this thread end
+            if str(e) != self._told.get(work):
+                self._told[work] = str(e)
+                self._tell(work, e)
+        else:
+            self._told.pop(work, None)
 
     def _make_snapshots(self) -> None:
         with self._database.reading() as c:
@@ -70,5 +89,8 @@ class Housekeeper:
         for number in waiting:
             if self._closing.is_set():
                 return
-            with contextlib.suppress(NoContent):  # it was deleted meanwhile
-                self._maker.make(number)
+            self._try(f"make the snapshot of manifest {number}", functools.partial(self._make_one, number))
+
+    def _make_one(self, number: int) -> None:
+        with contextlib.suppress(NoContent):  # it was deleted meanwhile
+            self._maker.make(number)

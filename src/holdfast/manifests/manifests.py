@@ -14,12 +14,12 @@ from typing import Any, BinaryIO
 import msgspec
 
 from holdfast.accounts.directory import Identity
-from holdfast.catalog import holdings
+from holdfast.catalog import holdings, people
 from holdfast.catalog.database import Connection, Database
 from holdfast.catalog.holdings import File, Manifest
 from holdfast.errors import NoAccount, NoContent, UsageError
 from holdfast.manifests.document import HEADER_MOST, Claim, Reading, lines_of, rendered
-from holdfast.manifests.files import Files, State
+from holdfast.manifests.files import Files, State, quota_full
 from holdfast.manifests.seen import SeenSnapshots, reads_snapshots
 from holdfast.manifests.shelf import Content, Order, Ready, Shelf
 from holdfast.manifests.uploads import PIECE
@@ -76,15 +76,17 @@ class Manifests:
         now = self._now_ns()
         with self._database.writing() as c:
             number = holdings.begin_manifest(c, by.account, now)
+        if number is None:
+            raise NoAccount("The account is gone.")
         try:
             reading = Reading(source)
             here, content = self._store(by, number, reading)
             received = _Received(by, number, here, reading, now)
             path = f"{by.username}/manifests/{number:020d}".encode()
-            self._shelf.commit(Order(path, content, self._note, received)).result()
+            self._shelf.commit(Order(path, by.account, content, self._note, received)).result()
         except BaseException:
             with contextlib.suppress(Exception), self._database.writing() as c:
-                holdings.drop_manifest(c, number)
+                holdings.drop_unfinished(c, number)
             raise
         if received.complete:
             self._on_complete([number])
@@ -94,10 +96,10 @@ class Manifests:
             raise NoAccount("The account is gone.")
         return found
 
-    def clear(self) -> None:
-        """Forget what was being received when a server was killed, a day ago or more."""
+    def clear(self, *, all_of_them: bool = False) -> None:
+        """Forget what was being received when a server was killed: a day ago or more, or at whatever time."""
         with self._database.writing() as c:
-            holdings.drop_unfinished_manifests(c, self._now_ns() - _RECEIVING_NS)
+            holdings.drop_all_unfinished(c, self._now_ns() - (0 if all_of_them else _RECEIVING_NS))
 
     def _store(self, by: Identity, number: int, reading: Reading) -> tuple[int, Content]:
         """Store the lines while they are read; how many of the files are here, and the content."""
@@ -121,6 +123,9 @@ class Manifests:
         """The clerk of manifests."""
         for order, content in ready:
             received: _Received = order.about
+            if not people.charge(c, received.by.account, content.size, 1):
+                order.error = quota_full()
+                continue
             header = received.reading.header
             version = holdings.finish_manifest(
                 c, received.number, received.by.account, received.here, name=header["name"],

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import heapq
 import itertools
-import threading
 from collections.abc import Callable, Iterable, Iterator
 
 import msgspec
@@ -20,16 +19,16 @@ from holdfast.catalog import holdings, people, removals
 from holdfast.catalog.database import Connection, Database
 from holdfast.catalog.holdings import Manifest
 from holdfast.catalog.removals import Deleted, Held
-from holdfast.errors import Contradiction, Forbidden, NoContent, ObjectMissing, StorageUnavailable
+from holdfast.errors import Contradiction, Forbidden, HoldfastError, NoContent, ObjectMissing, StorageUnavailable
 from holdfast.manifests.document import Line
 from holdfast.manifests.manifests import Manifests
 from holdfast.manifests.shelf import Shelf
 from holdfast.manifests.sorting import sorted_on_disk
 
 _SOME = 500
-_STAYS = 1 << 62  # in the place of a time: a manifest that is there names the file
+_STAYS = 1 << 62  # in the place of a deletion: a manifest that is there names the file
 
-Naming = tuple[str, int]  # a file's hash, and when the manifest that names it was deleted
+Naming = tuple[str, int]  # a file's hash, and by which deletion the manifest went that names it
 
 
 class _Named(msgspec.Struct):
@@ -57,14 +56,13 @@ class Remover:
     ) -> None:
         self._shelf, self._manifests, self._database = shelf, manifests, database
         self._folder, self._now_ns, self._on_delete = folder, now_ns, on_delete
-        self._gone = threading.Event()  # something was given up since ``give_up`` told so
 
     def delete(self, by: Identity, name: str, version: int | None) -> list[int]:
         """Delete a version of a manifest, or all of them; their numbers. NoContent when there is none, Forbidden for
         a snapshot of the command line.
         """
         with self._database.writing() as c:
-            gone = removals.delete_manifests(c, by.account, name, version, self._now_ns())
+            gone = removals.delete_manifests(c, by.account, name, version)
             if gone:
                 shown = ", ".join(str(number) for number in gone)
                 self._note(c, by, "manifest deleted", name, f"version {shown}")
@@ -79,6 +77,7 @@ class Remover:
         manifest names it.
         """
         with self._database.writing() as c:
+            holdings.hold_accounts(c, [by.account])
             parts = holdings.delete_parts(c, by.account, hash_)
             people.charge(c, by.account, -parts, 0)
             is_whole = holdings.file_of(c, by.account, hash_) is not None
@@ -97,24 +96,32 @@ class Remover:
                     "Delete that first: then its files go by themselves.",
                 )
         with self._database.writing() as c:
-            if held.receiving or removals.newest_manifest(c, by.account) != held.newest:
+            if removals.has_newer(c, by.account, held.newest) or held.receiving:
                 raise StorageUnavailable("A manifest of yours is being received.", "Try again in a while.")
             self._drop(c, by.account, {hash_: _STAYS})
             self._note(c, by, "file deleted", hash_)
         self._on_delete()
 
-    def give_up(self) -> bool:
-        """Give up what deleted manifests alone held, and drop them; whether anything went since it was called last."""
+    def give_up(self) -> int:
+        """Give up what deleted manifests alone held, and drop them; how many were dropped. What goes wrong for one
+        account is raised when the others are done.
+        """
         with self._database.reading() as c:
             deleted = removals.deleted_manifests(c)
+        dropped, failure = 0, None
         for account, some in itertools.groupby(deleted, key=lambda one: one.manifest.account):
-            doomed = list(some)
-            if self._give_up_files(account or 0, doomed):
-                for one in doomed:
-                    self._drop_manifest(one.manifest)
-        is_so = self._gone.is_set()
-        self._gone.clear()
-        return is_so
+            try:
+                dropped += self._give_up(account or 0, list(some))
+            except HoldfastError as e:
+                failure = failure or e
+        if failure:
+            raise failure
+        return dropped
+
+    def _give_up(self, account: int, doomed: list[Deleted]) -> int:
+        if not self._give_up_files(account, doomed):
+            return 0
+        return sum(self._drop_manifest(one.manifest) for one in doomed)
 
     # -- what is no longer named -------------------------------------------------------------------------------------
 
@@ -127,18 +134,18 @@ class Remover:
         unnamed = self._unnamed(doomed, held)
         while some := dict(itertools.islice(unnamed, _SOME)):
             with self._database.writing() as c:
-                if removals.newest_manifest(c, account) != held.newest:
+                if removals.has_newer(c, account, held.newest):
                     return False
                 self._drop(c, account, some)
         return True
 
     def _unnamed(self, doomed: list[Deleted], held: Held) -> Iterator[Naming]:
-        """The files that only deleted manifests name, and when the last of those was deleted."""
-        going = ((hash_, one.at_ns) for one in doomed for hash_ in self._named_by(one.manifest))
+        """The files that only deleted manifests name, and the last deletion of one of those."""
+        going = ((hash_, one.deletion) for one in doomed for hash_ in self._named_by(one.manifest))
         staying = ((hash_, _STAYS) for manifest in held.manifests for hash_ in self._named_by(manifest))
         namings = heapq.merge(self._in_order(going), self._in_order(staying))
         for hash_, same in itertools.groupby(namings, key=lambda naming: naming[0]):
-            last = max(at_ns for _, at_ns in same)
+            last = max(deletion for _, deletion in same)
             if last != _STAYS:
                 yield hash_, last
 
@@ -150,18 +157,27 @@ class Remover:
             if line.kind == "f":
                 yield _decode_named(line.entry).hash.lower()
 
-    def _drop(self, c: Connection, account: int, before_ns: dict[str, int]) -> None:
-        count, size = removals.delete_files(c, account, before_ns)
+    def _drop(self, c: Connection, account: int, deletions: dict[str, int]) -> None:
+        count, size = removals.delete_files(c, account, deletions)
         people.charge(c, account, -size, -count)
-        self._gone.set()
+        holdings.owes_merging(c, owed=True)
 
-    def _drop_manifest(self, manifest: Manifest) -> None:
+    def _drop_manifest(self, manifest: Manifest) -> bool:
+        """False when it has got another snapshot meanwhile: then it is left for the next time."""
         if manifest.snapshot:
             with contextlib.suppress(ObjectMissing):
                 self._shelf.repo.storage.delete(f"snapshots/{manifest.snapshot}")
+        more = True
+        while more:
+            with self._database.writing() as c:
+                more = removals.drop_wanted(c, manifest.id)
         with self._database.writing() as c:
-            holdings.drop_manifest(c, manifest.id)
-        self._gone.set()
+            holdings.hold_accounts(c, [manifest.account or 0])
+            holdings.owes_merging(c, owed=True)
+            if not removals.drop_manifest(c, manifest):
+                return False
+            people.charge(c, manifest.account or 0, -manifest.size, -1)
+            return True
 
     def _note(self, c: Connection, by: Identity, action: str, subject: str, detail: str = "") -> None:
         people.add_audit(

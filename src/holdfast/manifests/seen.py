@@ -140,7 +140,7 @@ class SeenSnapshots:
             upload.abandon()
             raise
         path = f"{NOBODY}/manifests/{manifest.id:020d}".encode()
-        self._shelf.commit(Order(path, content, self._note, (manifest.id, document))).result()
+        self._shelf.commit(Order(path, None, content, self._note, (manifest.id, document))).result()
 
     def _note(self, c: Connection, ready: list[Ready]) -> None:
         """The clerk of documents."""

@@ -26,7 +26,7 @@ import msgspec
 
 from holdfast.catalog import holdings
 from holdfast.catalog.database import Connection, Database
-from holdfast.errors import Damaged, HoldfastError, ObjectMissing, StorageUnavailable
+from holdfast.errors import Damaged, HoldfastError, ObjectMissing, StorageFull, StorageUnavailable
 from holdfast.repository.contents import split_items
 from holdfast.repository.format import Entry, Snapshot, Totals
 from holdfast.repository.pages import Run, TreeWriter, sort_key, split
@@ -41,6 +41,7 @@ LOOK_S = 30.0  # how often an idle shelf looks for packs that were condemned
 _TRIES = 4
 _CACHE = 16 << 20  # of blocks read: a server has other things to keep
 _MOST_AT_ONCE = 1024  # orders of one commit
+_ALONE_S = 5.0  # so long what failed together is tried one by one
 _CLOSELY_S, _GATHER_S = 0.001, 0.01  # so soon after another one, and in all, orders are waited for
 
 Names = Callable[[int], str]
@@ -65,15 +66,18 @@ class Content(msgspec.Struct, frozen=True):
 class Order:
     """What is to become durable together: a path on the shelf, its content, and what the catalog is to note.
 
-    ``content``: what is stored already, or the bytes of a small file, at most one chunk. ``clerk`` is called in the
-    transaction with all orders of the batch that are its own and their contents; where one cannot be noted it sets
-    ``error`` before it has changed anything for it. ``about`` is the clerk's.
+    ``account``: whose it is, if it is somebody's. ``content``: what is stored already, or the bytes of a small file, at
+    most one chunk. ``clerk`` is called in the transaction with all orders of the batch that are its own and their
+    contents; where one cannot be noted it sets ``error`` before it has changed anything for it. ``about`` is the
+    clerk's. ``deletions``: how often the account deleted manifests before; known to the clerk.
     """
 
     path: bytes
+    account: int | None
     content: Content | bytes
     clerk: Clerk
     about: Any
+    deletions: int = 0
     error: HoldfastError | None = None
     done: Future[None] = field(default_factory=Future)
 
@@ -343,15 +347,43 @@ class Shelf:
         )  # fmt: skip
 
     def _note(self, ready: Sequence[Ready], snapshot_id: str) -> None:
-        with self._database.writing() as connection:
-            holdings.add_shelf(connection, snapshot_id)
-            for clerk, some in itertools.groupby(ready, key=lambda pair: pair[0].clerk):
-                clerk(connection, list(some))
+        """Have the clerks note it in one transaction; where that fails for all, in one for each, so that nobody suffers
+        from what somebody else has sent.
+        """
+        try:
+            self._note_together(ready, snapshot_id)
+        except Exception as e:
+            if len(ready) == 1 or isinstance(e, StorageFull):
+                raise
+            until = time.monotonic() + _ALONE_S
+            for one in ready:
+                self._note_alone(one, snapshot_id, e if time.monotonic() > until else None)
         for order, _ in ready:
+            if order.done.done():
+                continue
             if order.error is not None:
                 order.done.set_exception(order.error)
             else:
                 order.done.set_result(None)
+
+    def _note_together(self, ready: Sequence[Ready], snapshot_id: str) -> None:
+        with self._database.writing() as connection:
+            known = {order.account for order, _ in ready if order.account is not None}
+            deletions = holdings.hold_accounts(connection, known)
+            for order, _ in ready:
+                order.error, order.deletions = None, deletions.get(order.account or 0, 0)
+            holdings.add_shelf(connection, snapshot_id)
+            for clerk, some in itertools.groupby(ready, key=lambda pair: pair[0].clerk):
+                clerk(connection, list(some))
+
+    def _note_alone(self, one: Ready, snapshot_id: str, error: Exception | None) -> None:
+        """``error``: there is no time left to try."""
+        try:
+            if error is not None:
+                raise error
+            self._note_together([one], snapshot_id)
+        except Exception as e:  # noqa: BLE001 - whoever waits gets it
+            one[0].done.set_exception(e)
 
 
 def runs_of(entries: Mapping[bytes, Entry]) -> Iterator[Run]:

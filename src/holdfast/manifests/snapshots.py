@@ -6,6 +6,7 @@ What is promised: memory does not grow with the number of files: entries are sor
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import itertools
 import pwd
@@ -18,7 +19,7 @@ import msgspec
 from holdfast.catalog import holdings, people
 from holdfast.catalog.database import Database
 from holdfast.catalog.holdings import Manifest
-from holdfast.errors import NoContent
+from holdfast.errors import NoContent, ObjectMissing
 from holdfast.manifests.document import Line, normal, parse_time
 from holdfast.manifests.files import Files
 from holdfast.manifests.manifests import Manifests
@@ -29,6 +30,7 @@ from holdfast.repository.pages import Run, sort_key, split
 
 _LOOKED_FOR = 500
 _UNKNOWN_OWNER = 4_000_000_000  # numbers from here on stand for names that this machine does not know
+_TIME_MOST = (1 << 63) - 1
 _EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
 
 Key = tuple[bytes, bytes, int]
@@ -44,6 +46,7 @@ class SnapshotMaker:
     ) -> None:
         self._shelf, self._files, self._manifests, self._database = shelf, files, manifests, database
         self._folder, self._program = folder, program
+        self._earlier: dict[tuple[object, ...], str] | None = None  # made before this server began
 
     def make(self, number: int) -> str:
         """Make the snapshot of a complete manifest; its id."""
@@ -58,7 +61,7 @@ class SnapshotMaker:
             return self._runs(manifest, owners)
 
         base = manifest.base.encode("utf-8", "replace") or b"/" + manifest.name.encode()
-        snapshot_id = self._shelf.put_snapshot(
+        snapshot_id = self._made_earlier(manifest, account.username) or self._shelf.put_snapshot(
             runs, lambda root: self._snapshot(manifest, account.username, base, root), owners.users, owners.groups
         )
         with self._database.writing() as c:
@@ -68,11 +71,22 @@ class SnapshotMaker:
             raise NoContent("The manifest is gone.")
         return snapshot_id
 
+    def _made_earlier(self, manifest: Manifest, username: str) -> str:
+        """The snapshot of it that a server made which was killed before it could note so; empty when there is none."""
+        repo = self._shelf.repo
+        if self._earlier is None:
+            found = [s for s in repo.snapshots() if "manifest" in s.snapshot.tags]
+            self._earlier = {(s.snapshot.user, s.snapshot.time_ns, *s.snapshot.tags): s.id for s in found}
+        snapshot_id = self._earlier.pop((username, manifest.received_ns, *_tags(manifest)), "")
+        with contextlib.suppress(ObjectMissing):
+            if snapshot_id and repo.storage.stat(f"snapshots/{snapshot_id}"):
+                return snapshot_id
+        return ""
+
     def _snapshot(self, manifest: Manifest, username: str, base: bytes, root: bytes) -> Snapshot:
-        tags = ["manifest", f"{quote(manifest.name, safe='')}:{manifest.version}"]
         return Snapshot(
             time_ns=manifest.received_ns, host=self._shelf.repo.owner.host, user=username, base=base, paths=[base],
-            tags=tags, root=root, program=self._program,
+            tags=_tags(manifest), root=root, program=self._program,
             totals=Totals(files=manifest.files, bytes_total=manifest.content_bytes),
         )  # fmt: skip
 
@@ -96,7 +110,9 @@ class SnapshotMaker:
             directory, name = split(normal(msgspec.json.decode(line.path)).encode())
             content = Content(0, b"", 0)
             if line.kind == "f":
-                file = files[entry["hash"].lower()]
+                file = files.get(entry["hash"].lower())
+                if file is None:
+                    raise NoContent("A file of the manifest is gone: so is the manifest, or soon.")
                 content = Content(file.size, file.chunks, file.depth)
             mode = int(str(entry.get("permissions", "644" if line.kind == "f" else "755")), 8) & 0o7777
             made.append((directory, Entry(
@@ -104,6 +120,10 @@ class SnapshotMaker:
                 _time_ns(entry, manifest), 0, 0, content.size, content.chunks, content.depth,
             )))  # fmt: skip
         return made
+
+
+def _tags(manifest: Manifest) -> list[str]:
+    return ["manifest", f"{quote(manifest.name, safe='')}:{manifest.version}"]
 
 
 class _Owners:
@@ -131,7 +151,8 @@ def _number(known: dict[str, int], name: object, here: Callable[[str], int | Non
         return 0
     text = str(name)
     if text not in known:
-        found = int(text) if text.isascii() and text.isdigit() and int(text) < 1 << 32 else here(text)
+        is_number = text.isascii() and text.isdigit() and len(text) <= 10 and int(text) < 1 << 32
+        found = int(text) if is_number else here(text)
         known[text] = found if found is not None else _UNKNOWN_OWNER + len(known)
     return known[text]
 
@@ -147,7 +168,8 @@ def _time_ns(entry: dict[str, Any], manifest: Manifest) -> int:
     text = entry.get("timestamp")
     if text is None:
         return manifest.received_ns
-    return (parse_time(text) - _EPOCH) // datetime.timedelta(microseconds=1) * 1000
+    at_ns = (parse_time(text) - _EPOCH) // datetime.timedelta(microseconds=1) * 1000
+    return max(-_TIME_MOST, min(at_ns, _TIME_MOST))
 
 
 def _keyed(lines: Iterable[bytes]) -> Iterator[Item]:

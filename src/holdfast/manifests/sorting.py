@@ -10,29 +10,40 @@ from typing import IO, Any, TypeVar
 
 import msgspec
 
+from holdfast.errors import StorageFull
+
 AT_ONCE = 50_000  # items of a run
+FILES = 64  # runs at a time
 
 T = TypeVar("T", bound=tuple[Any, ...])
 
 
 def sorted_on_disk(items: Iterable[T], decode: Callable[[bytes], T], folder: str) -> Iterator[T]:
-    """The items in order; more than a few wait in files. ``decode``: one item from its msgpack."""
+    """The items in order; more than a few wait in files, of which FILES are open at most. ``decode``: one item from its
+    msgpack.
+    """
     runs: list[Iterator[T]] = []
     source = iter(items)
     while some := sorted(itertools.islice(source, AT_ONCE)):
         if not runs and len(some) < AT_ONCE:
             return iter(some)
+        if len(runs) == FILES:
+            runs = [_spilled(heapq.merge(*runs), decode, folder)]
         runs.append(_spilled(some, decode, folder))
     return heapq.merge(*runs)
 
 
-def _spilled(items: list[T], decode: Callable[[bytes], T], folder: str) -> Iterator[T]:
+def _spilled(items: Iterable[T], decode: Callable[[bytes], T], folder: str) -> Iterator[T]:
     file: IO[bytes] = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - it is closed when it was read
     encode = msgspec.msgpack.encode
-    for item in items:
-        data = encode(item)
-        file.write(len(data).to_bytes(4, "big") + data)
-    file.seek(0)
+    try:
+        for item in items:
+            data = encode(item)
+            file.write(len(data).to_bytes(4, "big") + data)
+        file.seek(0)
+    except OSError as e:
+        file.close()
+        raise StorageFull(f"The folder {folder} has no room to sort in: {e.strerror}.", "Free some space.") from None
     return _read_back(file, decode)
 
 

@@ -12,6 +12,7 @@ names is never left out; taking in twice changes nothing.
 
 from __future__ import annotations
 
+import contextlib
 import heapq
 import itertools
 import tempfile
@@ -22,6 +23,7 @@ from holdfast.accounts.directory import Identity
 from holdfast.catalog import holdings, people
 from holdfast.catalog.database import Connection, Database
 from holdfast.catalog.holdings import File, Part
+from holdfast.errors import ContentError, UsageError
 from holdfast.manifests.manifests import Manifests
 from holdfast.manifests.seen import NOBODY
 from holdfast.manifests.shelf import TAG, Content, Shelf
@@ -43,50 +45,60 @@ class Tidier:
     ) -> None:
         self._shelf, self._manifests, self._database, self._now_ns = shelf, manifests, database, now_ns
         self._folder = folder
-        self._owed, self._full_at = False, -FULLY_S  # whether all must be merged; when they were, by the steady clock
+        self._full_at = -FULLY_S  # when all were merged, by the steady clock
 
     # -- taking in -------------------------------------------------------------------------------------------------
 
     def take_in(self) -> int:
-        """Take in the snapshots that the catalog does not know; how many."""
+        """Take in the snapshots that the catalog does not know, and of those that it knows what belongs to accounts
+        that have come since; how many were looked at.
+        """
         with self._database.reading() as c:
             known = holdings.known_shelves(c)
             accounts = {a.username: Identity(a.id, a.username, a.role, frozenset()) for a in people.list_accounts(c)}
-        fresh = [s for s in self._stored() if s.id not in known]
-        for stored in fresh:
-            if self._take_in(stored, accounts):
+        stored = self._stored()
+        waiting = [s for s in stored if s.id not in known or known[s.id] & accounts.keys()]
+        try:
+            for one in waiting:
+                strangers = known.get(one.id)
+                wanted = accounts if strangers is None else {n: a for n, a in accounts.items() if n in strangers}
+                others = self._take_in(one, wanted) - accounts.keys()
                 with self._database.writing() as c:
-                    holdings.add_shelf(c, stored.id)
-        if fresh:
+                    holdings.add_shelf(c, one.id, others)
+        finally:
             with self._database.writing() as c:
-                holdings.count_usage(c)
-        return len(fresh)
+                holdings.drop_shelves(c, known.keys() - {s.id for s in stored})
+                if waiting:
+                    holdings.count_usage(c)
+        return len(waiting)
 
-    def _take_in(self, stored: Stored, accounts: dict[str, Identity]) -> bool:
-        """False when it holds something of an account that is not there: then it is looked at again."""
-        whole = True
+    def _take_in(self, stored: Stored, accounts: dict[str, Identity]) -> set[str]:
+        """Take in what belongs to these accounts; whose there are besides."""
+        others = set[str]()
         entries = self._files_in(stored)
         while some := list(itertools.islice(entries, _SOME)):
             documents: list[tuple[Identity, Content]] = []
             with self._database.writing() as c:
+                held = holdings.hold_accounts(c, [by.account for by in accounts.values()])
                 for path, entry in some:
                     username = path.split(b"/")[0].decode()
-                    if username == NOBODY:
-                        continue  # it is made anew when it is asked for
                     by = accounts.get(username)
-                    whole = whole and by is not None
-                    if by is not None and not self._note(c, by, path, entry):
+                    if by is None and username != NOBODY:  # its documents are made anew when they are asked for
+                        others.add(username)
+                    if by is not None and not self._note(c, by, path, entry, held.get(by.account, 0)):
                         documents.append((by, Content(entry.size, entry.content, entry.depth)))
             for by, content in documents:
-                self._take_in_manifest(by, content)
-        return whole
+                with contextlib.suppress(ContentError, UsageError):  # no document, or none for this version
+                    self._take_in_manifest(by, content)
+        return others
 
-    def _note(self, c: Connection, by: Identity, path: bytes, entry: Entry) -> bool:
+    def _note(self, c: Connection, by: Identity, path: bytes, entry: Entry, deletions: int) -> bool:
         """Note a file or a part; False for a manifest."""
         _, kind, *rest = path.decode().split("/")
         if kind == "files" and holdings.file_of(c, by.account, rest[0]) is None:
             file = File(rest[0], entry.size, entry.content, entry.depth)
-            holdings.add_files(c, by.account, [file], self._now_ns())
+            holdings.add_files(c, by.account, [file], self._now_ns(), deletions)
+            holdings.delete_parts(c, by.account, file.hash)
             holdings.settle(c, by.account, {file.hash: file.size})
         if kind == "parts" and holdings.file_of(c, by.account, rest[0]) is None:
             start, stop, total = (int(number) for number in rest[1].split("-", 2))
@@ -105,22 +117,27 @@ class Tidier:
 
     # -- merging ---------------------------------------------------------------------------------------------------
 
-    def tidy(self, *, given_up: bool = False) -> int:
+    def tidy(self) -> int:
         """Merge snapshots when there are many, or something was given up; how many were merged."""
-        self._owed = self._owed or given_up
-        fully = self._owed and time.monotonic() - self._full_at >= FULLY_S
         with self._database.reading() as c:
-            known = holdings.known_shelves(c)
+            owed = holdings.owes_merging(c)
+            known = [snapshot for snapshot, strangers in holdings.known_shelves(c).items() if not strangers]
+        fully = owed and time.monotonic() - self._full_at >= FULLY_S
         if not known or not (fully or len(known) > MANY):
             return 0
-        stored = [s for s in self._stored() if s.id in known]
-        merged = self._merge(stored if fully else _of_like_size(stored))
-        if fully:
-            self._owed, self._full_at = False, time.monotonic()
-        return merged
+        stored = [s for s in self._stored() if s.id in set(known)]
+        chosen = stored if fully else _of_like_size(stored)
+        if len(chosen) < (1 if fully else 2):
+            return 0
+        if fully:  # what is given up from now on is owed again
+            self._full_at = time.monotonic()
+            with self._database.writing() as c:
+                holdings.owes_merging(c, owed=False)
+        self._merge(chosen)
+        return len(chosen)
 
-    def _merge(self, chosen: list[Stored]) -> int:
-        """Make one of several, or one anew; how many they were."""
+    def _merge(self, chosen: list[Stored]) -> None:
+        """Make one of several, or one anew."""
         count = 0
 
         def runs() -> Iterator[Run]:
@@ -134,12 +151,14 @@ class Tidier:
                     yield directory, entries
 
         merged = self._shelf.put_snapshot(runs, lambda root: self._shelf.snapshot(root, count))
+        # Until they are gone the catalog says that it knows the old ones: nobody takes in again what was given up.
         with self._database.writing() as c:
-            holdings.replace_shelves(c, [s.id for s in chosen], merged)
-        for stored in chosen:
-            if stored.id != merged:
-                self._shelf.repo.storage.delete(f"snapshots/{stored.id}")
-        return len(chosen)
+            holdings.add_shelf(c, merged)
+        old = [s.id for s in chosen if s.id != merged]
+        for snapshot_id in old:
+            self._shelf.repo.storage.delete(f"snapshots/{snapshot_id}")
+        with self._database.writing() as c:
+            holdings.drop_shelves(c, old)
 
     def _live(self, chosen: list[Stored]) -> Iterator[Named]:
         """Everything of these snapshots that the catalog knows, in order, each path once: (directory, entry)."""
@@ -184,8 +203,10 @@ def _known(c: Connection, paths: Iterable[bytes]) -> dict[bytes, Content]:
         names = {path: path.decode().split("/")[2:] for path in group}
         account = people.account_named(c, username)
         if kind == "manifests" and (account or username == NOBODY):
+            whose = account.id if account else None
             rows = {path: holdings.manifest_by_id(c, int(name[0])) for path, name in names.items()}
-            found |= {path: Content(row.size, row.chunks, row.depth) for path, row in rows.items() if row}
+            theirs = {path: row for path, row in rows.items() if row and row.account == whose and row.chunks}
+            found |= {path: Content(row.size, row.chunks, row.depth) for path, row in theirs.items()}
         elif account and kind == "files":
             files = holdings.files_of(c, account.id, [name[0] for name in names.values()])
             here = {path: files[name[0]] for path, name in names.items() if name[0] in files}

@@ -22,8 +22,9 @@ from holdfast.accounts.passwords import Passwords
 from holdfast.catalog.database import Database
 from holdfast.errors import NoRepository, UsageError
 from holdfast.faces.app import Application, Rooms, create_app
+from holdfast.faces.watching import make_log
 from holdfast.manifests.files import Files
-from holdfast.manifests.housekeeping import Housekeeper
+from holdfast.manifests.housekeeping import Housekeeper, Tell
 from holdfast.manifests.manifests import Manifests
 from holdfast.manifests.removing import Remover
 from holdfast.manifests.shelf import Shelf
@@ -76,7 +77,11 @@ def open_server(
             repository.storage.stat("config")
 
         oauth = OAuth(database, directory, now_ns)
-        with _manifests(settings, repository, database, now_ns) as (files, manifests, remover):
+
+        def tell(work: str, error: Exception) -> None:
+            make_log(log).error("housekeeping", work=work, error=str(error), exc_info=error)
+
+        with _manifests(settings, repository, database, now_ns, tell) as (files, manifests, remover):
             openid = _openid(oidc, database, passwords, now_ns)
             rooms = Rooms(
                 directory, ready, oauth, settings.url, files, manifests, remover, str(_waiting(folder)), openid
@@ -86,7 +91,7 @@ def open_server(
 
 @contextlib.contextmanager
 def _manifests(
-    settings: ServerSettings, repository: Repository, database: Database, now_ns: Callable[[], int]
+    settings: ServerSettings, repository: Repository, database: Database, now_ns: Callable[[], int], tell: Tell
 ) -> Iterator[tuple[Files, Manifests, Remover]]:
     """The room of manifests and files, and the thread that keeps it in order."""
     folder, program = str(_waiting(Path(settings.data))), f"holdfast {__version__}"
@@ -100,7 +105,7 @@ def _manifests(
         remover = Remover(shelf, manifests, database, folder, now_ns, wake)
         maker = SnapshotMaker(shelf, files, manifests, database, folder, program)
         tidier = Tidier(shelf, manifests, database, folder, now_ns)
-        keeper = Housekeeper(files, manifests, maker, remover, tidier, database)
+        keeper = Housekeeper(files, manifests, maker, remover, tidier, database, tell)
         keeper.start()
         with contextlib.closing(manifests), contextlib.closing(keeper):
             yield files, manifests, remover
