@@ -5,21 +5,23 @@ nobody's way.
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlencode, urlsplit
 
 import httpx2
 import pytest
-from playwright.sync_api import Browser, Page, Route, sync_playwright
+from playwright.sync_api import Browser, Page, sync_playwright
 
 from tests.support import pkce
 from tests.support.server import Running
 
 PASSWORD = "correct horse"
-CALLBACK = "http://127.0.0.1:7777/callback"
+CALLBACK = "http://127.0.0.1/callback"  # on loopback any port will do
 ARGUMENTS = [
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
     "--disable-component-update", "--disable-sync",
@@ -57,11 +59,15 @@ class Visit:
     def log_in(self) -> None:
         self.page.get_by_label("User name").fill(self.name)
         self.page.get_by_label("Password").fill(PASSWORD)
-        self.page.get_by_role("button", name="Log in").click()
+        self.press("Log in")
+
+    def press(self, button: str) -> None:
+        with self.page.expect_navigation():
+            self.page.get_by_role("button", name=button).click()
 
     @property
     def heading(self) -> str:
-        return self.page.get_by_role("heading", level=1).inner_text()
+        return str(self.page.get_by_role("heading", level=1).inner_text())
 
     def picture(self, name: str) -> None:
         self.page.screenshot(path=self.pictures / f"{name}.png", full_page=True)
@@ -106,41 +112,65 @@ def app(user: httpx2.Client) -> str:
     return str(made.json()["client_id"])
 
 
+class _Program(BaseHTTPRequestHandler):
+    """What listens for the browser in a program on this machine."""
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Type", "text/html")
+        self.end_headers()
+        self.wfile.write(b"<!doctype html><link rel=icon href=data:,><p>You can close this.")
+
+    def log_message(self, *about: object) -> None:
+        """Nothing."""
+
+
+@pytest.fixture
+def callback() -> Iterator[str]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), _Program) as program:
+        thread = threading.Thread(target=program.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{program.server_address[1]}/callback"
+        program.shutdown()
+        thread.join()
+
+
 def test_somebody_logs_in_and_out(visit: Visit) -> None:
     visit.open("/login")
     visit.picture("login")
     visit.page.get_by_label("User name").fill(visit.name)
     visit.page.get_by_label("Password").fill("wrong")
-    visit.page.keyboard.press("Enter")
+    with visit.page.expect_navigation():
+        visit.page.keyboard.press("Enter")
     assert visit.page.get_by_role("alert").is_visible()
     visit.picture("login-wrong")
     visit.log_in()
     assert visit.heading == "You are logged in" and visit.name in visit.page.content()
     visit.picture("logged-in")
-    visit.page.get_by_role("button", name="Log out").click()
+    visit.press("Log out")
     assert visit.heading == "Log in"
     assert visit.elsewhere == []
 
 
-def test_somebody_allows_a_program_and_ends_it(visit: Visit, app: str) -> None:
+def test_somebody_allows_a_program_and_ends_it(visit: Visit, app: str, callback: str) -> None:
     verifier, challenge = pkce.pair()
     asked = {
-        "response_type": "code", "client_id": app, "redirect_uri": CALLBACK, "scope": "files:read", "state": "s",
+        "response_type": "code", "client_id": app, "redirect_uri": callback, "scope": "files:read", "state": "s",
         "code_challenge": challenge, "code_challenge_method": "S256",
     }  # fmt: skip
-    visit.page.route("http://127.0.0.1:7777/**", _answered)
     visit.open("/oauth2/authorize?" + urlencode(asked))
     visit.log_in()
     assert visit.heading == "Allow Photo importer?"
+    assert f"Photo importer, registered here by {visit.name}, wants to act" in visit.page.inner_text("main")
     visit.picture("consent")
-    visit.page.get_by_role("button", name="Allow").click()
-    visit.page.wait_for_url("http://127.0.0.1:7777/**")
+    visit.press("Allow")
+    assert visit.page.url.startswith(callback)
     told = parse_qs(urlsplit(visit.page.url).query)
     assert told["state"] == ["s"]
-    token = _token(visit, app, told["code"][0], verifier)
+    token = _token(visit, app, callback, told["code"][0], verifier)
     visit.open("/login/programs")
     visit.picture("programs")
-    visit.page.get_by_role("button", name="End Photo importer").click()
+    visit.press("End Photo importer")
     assert "There are none." in visit.page.content()
     with visit.server.with_token(token) as program:
         assert program.get("/accounts/me").status_code == 401
@@ -153,9 +183,9 @@ def test_somebody_connects_a_device(visit: Visit) -> None:
     visit.log_in()
     visit.page.get_by_label("The code that the device shows").fill(asked["user_code"].lower())
     visit.picture("device")
-    visit.page.get_by_role("button", name="Continue").click()
+    visit.press("Continue")
     visit.picture("device-consent")
-    visit.page.get_by_role("button", name="Allow").click()
+    visit.press("Allow")
     assert visit.heading == "The device is connected"
     visit.picture("device-done")
     assert visit.elsewhere == []
@@ -168,13 +198,9 @@ def test_the_reference_needs_no_network(visit: Visit) -> None:
     assert visit.elsewhere == []
 
 
-def _answered(route: Route) -> None:
-    route.fulfill(status=200, body="done", content_type="text/plain")
-
-
-def _token(visit: Visit, app: str, code: str, verifier: str) -> str:
+def _token(visit: Visit, app: str, callback: str, code: str, verifier: str) -> str:
     given: dict[str, Any] = {
-        "grant_type": "authorization_code", "client_id": app, "code": code, "redirect_uri": CALLBACK,
+        "grant_type": "authorization_code", "client_id": app, "code": code, "redirect_uri": callback,
         "code_verifier": verifier,
     }  # fmt: skip
     with visit.server.anonymous() as program:

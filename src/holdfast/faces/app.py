@@ -29,7 +29,7 @@ from holdfast.faces.accounts import add_accounts
 from holdfast.faces.gate import COOKIE, Gate
 from holdfast.faces.login import add_login
 from holdfast.faces.oauth2 import add_oauth2
-from holdfast.faces.pages import Pages, add_style
+from holdfast.faces.pages import Pages, add_assets
 from holdfast.faces.reference import add_reference
 from holdfast.faces.watching import Metrics, Watch, make_log
 from holdfast.manifests.files import Files
@@ -91,7 +91,7 @@ def _open_to_all(app: FastAPI, rooms: Rooms) -> None:
 def _accounts(app: FastAPI, gate: Gate, rooms: Rooms) -> None:
     pages = Pages(rooms.directory, rooms.url)
     router = pages.router()
-    add_style(router)
+    add_assets(router)
     add_login(router, pages, rooms.directory, rooms.oauth.clients, rooms.openid)
     add_accounts(app, gate, rooms.directory, rooms.oauth.clients)
     add_oauth2(app, router, gate, pages, rooms.oauth)

@@ -27,11 +27,12 @@ from holdfast.faces.forms import Handler
 from holdfast.faces.gate import COOKIE, address_of, demand_own_origin
 from holdfast.faces.problems import problem_of
 
-LOGIN, STYLE = "/login", "/assets/pages.css"
+LOGIN, STYLE, ICON = "/login", "/assets/pages.css", "/assets/icon.svg"
 _TEMPLATES = Path(__file__).parent / "templates"
 _LOCAL = re.compile(r"/(?![/\\])[!-\[\]-~]*")
 _HOST = re.compile(r"[A-Za-z0-9._-]+(:[0-9]{1,5})?|\[[0-9A-Fa-f:.]+\](:[0-9]{1,5})?")
 _POLICY = "default-src 'none'; style-src 'self'; img-src 'self'; base-uri 'none'; frame-ancestors 'none'; form-action "
+_SAFE_PICTURE = "default-src 'none'; style-src 'unsafe-inline'; sandbox"
 _HEADERS = {
     "Cache-Control": "no-store",
     "Referrer-Policy": "same-origin",  # with none at all, browsers would not say where a form comes from
@@ -88,7 +89,7 @@ class Pages:
         **shown: Any,
     ) -> Response:
         """A page. ``leads_to``: the address its form may be answered from, besides ours; browsers ask for that."""
-        shown |= {"by": by, "csrf": _form_token(request) if by else "", "style": STYLE}
+        shown |= {"by": by, "csrf": _form_token(request) if by else "", "style": STYLE, "icon": ICON}
         content = self._templates.get_template(template).render(shown)
         policy = _POLICY + " ".join(["'self'", *_source(leads_to)])
         return HTMLResponse(content, status, {**_HEADERS, "Content-Security-Policy": policy})
@@ -142,14 +143,18 @@ def local_path(path: str) -> str:
     return path if _LOCAL.fullmatch(path) else LOGIN
 
 
-def add_style(app: APIRouter) -> None:
-    """The pages' one stylesheet."""
-    content = (_TEMPLATES / "pages.css").read_bytes()
+def add_assets(app: APIRouter) -> None:
+    """The pages' one stylesheet, and their icon."""
     headers = {"Cache-Control": "public, max-age=3600", "X-Content-Type-Options": "nosniff"}
+    style, icon = ((_TEMPLATES / name).read_bytes() for name in ("pages.css", "icon.svg"))
 
     @app.get(STYLE)
-    async def style() -> Response:
-        return Response(content, media_type="text/css", headers=headers)
+    async def stylesheet() -> Response:
+        return Response(style, media_type="text/css", headers=headers)
+
+    @app.get(ICON)
+    async def picture() -> Response:
+        return Response(icon, media_type="image/svg+xml", headers={**headers, "Content-Security-Policy": _SAFE_PICTURE})
 
 
 def _form_token(request: Request) -> str:
