@@ -1,7 +1,8 @@
 """A manifest as JSON: read piece by piece, checked, kept to the letter; and written out again with availability.
 
-What is promised: memory does not grow with the number of files; what a client sent comes back as it was, but for what
-it said of availability; broken JSON is refused with its line and column, a bad entry with its path.
+What is promised: memory does not grow with the size of the body, but for 24 bytes and a little more for each of
+``ENTRIES_MOST`` files and directories; what a client sent comes back as it was, but for what it said of availability;
+broken JSON is refused with its line and column, after three readings at most, a bad entry with its path.
 
 Stored, a manifest is lines of JSON: ``["f", path, entry]`` for a file, ``["d", path, entry]`` for a directory, and at
 the end ``["h", header]`` with everything else.
@@ -9,8 +10,11 @@ the end ``["h", header]`` with everything else.
 
 from __future__ import annotations
 
+import collections
+import contextlib
 import datetime
 import hashlib
+import itertools
 import re
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, BinaryIO
@@ -22,18 +26,29 @@ from borghash import HashTable
 from holdfast.errors import TooLarge, UsageError
 from holdfast.manifests.files import State, parse_hash
 
+ENTRIES_MOST = 10_000_000  # files and directories together
 HEADER_MOST = 1 << 20  # bytes of everything but files and directories
 ENTRY_MOST = 64 << 10  # bytes of one entry
 _HEADER_VALUES, _ENTRY_VALUES = 100_000, 10_000  # keys and values in everything but files and directories; in an entry
 _DEEPEST = 50
 _PATH_MOST = 4096
 _NAME_MOST = 255
+_OWNER_MOST = (1 << 32) - 2  # the number after it means nobody
+_TIME_MOST = 64  # characters of a timestamp
+_SHOWN_MOST = 200  # characters of a text that an error repeats
 _SIZE_MOST = (1 << 63) - 1
-_OURS = ("is_available", "available_bytes", "availability")
+_NO_TIME = "its timestamp must be like 2015-04-15T00:00:00+00:00."
+_OURS = {"is_available", "available_bytes", "availability"}
 _OCTAL = re.compile(r"[0-7]{1,7}")
 _ORDINARY = re.compile(r"(?:\./)?[^./\0][^/\0]*(?:/[^./\0][^/\0]*)*")  # a path with nothing odd in it
+# A date, and behind it nothing, or T or a space: ``fromisoformat`` takes any sign there.
+_DATE = re.compile(r"[0-9]{4}(?:-?[0-9]{2}-?[0-9]{2}|-?W[0-9]{2}(?:-?[0-9])?)(?:[T ]|\Z)")
+# Bytes without half a character: two escapes that are one character stand together.
+_ESCAPED = rb"[^u]|u(?:[^dD]...|[dD][0-7]..|[dD][89abAB]..\\u[dD][c-fC-F]..)"
+_WHOLE = re.compile(rb"[^\\]*(?:\\(?:" + _ESCAPED + rb")[^\\]*)*", re.DOTALL)
+_PAIR = len(r"\ud83d\ude00")
 _NESTED = ("start_map", "start_array")
-_BLOCK = 64 << 10
+_BLOCK, _PIECE = 64 << 10, 256
 
 _digest = hashlib.blake2b
 encode = msgspec.json.Encoder(decimal_format="number").encode
@@ -63,17 +78,14 @@ class Reading:
     """One manifest being read from a seekable stream. ``lines`` first; then ``header`` and the counts are known."""
 
     def __init__(self, source: BinaryIO) -> None:
-        self._source = source
+        self._source = _Checked(source, 0, _BLOCK)
         self.header: dict[str, Any] = {}
         self.files = self.directories = self.bytes = 0
         self._seen = HashTable(key_size=16, value_size=8)
 
     def lines(self) -> Iterator[tuple[bytes, Claim | None]]:
         """The lines to store, each with what it claims if it is a file's; the header's last."""
-        try:
-            yield from self._read()
-        except (ijson.JSONError, UnicodeError, ValueError) as e:
-            raise _broken(self._source, e) from None
+        yield from self._read()
         self._check_header()
         line = encode(["h", self.header]) + b"\n"
         if len(line) > HEADER_MOST:
@@ -85,7 +97,7 @@ class Reading:
         return str(self.header["name"])
 
     def _read(self) -> Iterator[tuple[bytes, Claim | None]]:
-        events: Iterator[Event] = ijson.basic_parse(self._source, buf_size=_BLOCK)
+        events = itertools.chain.from_iterable(self._source.events())
         if next(events)[0] != "start_map":
             raise UsageError("A manifest is a JSON object.")
         budget = _Budget("The manifest", HEADER_MOST, _HEADER_VALUES)
@@ -95,9 +107,10 @@ class Reading:
             if key in ("files", "directories"):
                 yield from self._section(key, events)
                 continue
+            budget.take(key)
             value = _value(*next(events), events, budget, 1)
             if self.header.setdefault(key, value) != value:
-                raise UsageError(f"The manifest has {key!r} twice, with different values.")
+                raise UsageError(f"The manifest has {_shown(key)} twice, with different values.")
         for _ in events:  # whatever stands behind the object is an error of the parser
             pass
 
@@ -110,37 +123,115 @@ class Reading:
             if kind == "end_map":
                 return
             if next(events)[0] != "start_map":
-                raise UsageError(f"The entry {path!r} must be an object.")
+                raise UsageError(f"The entry {_shown(path)} must be an object.")
             entry = _entry(path, events)
             plain = _plain_path(path, is_file)
             claim = _check_entry(path, entry, is_file)
             line = encode([kind_of_line, path, entry]) + b"\n"
             if self._is_new(path, plain, line):
-                self.files += is_file
-                self.directories += not is_file
-                self.bytes += claim.size if claim else 0
+                if claim is None:
+                    self.directories += 1
+                else:
+                    self.files += 1
+                    self.bytes += claim.size
                 yield line, claim
 
     def _is_new(self, path: str, plain: bytes, line: bytes) -> bool:
         """Whether the path was not named yet; UsageError when it was, with another entry."""
-        key, value = _digest(plain, digest_size=16).digest(), _digest(line, digest_size=8).digest()
+        key = _digest(plain, digest_size=16).digest()
+        value = hash(line).to_bytes(8, "little", signed=True)  # nobody gains by two that are alike
         known = self._seen.get(key)
         if known is None:
+            if self.files + self.directories >= ENTRIES_MOST:
+                raise TooLarge(f"The manifest has more than {ENTRIES_MOST:,} files and directories.")
             self._seen[key] = value
             return True
         if known != value:
-            raise UsageError(f"The manifest names {path!r} twice, with different entries.")
+            raise UsageError(f"The manifest names {_shown(path)} twice, with different entries.")
         return False
 
     def _check_header(self) -> None:
         header = self.header
         demand_name(header.get("name"))
         _check_timestamp(None, header)
-        if not isinstance(header.get("base", ""), str):
-            raise UsageError("The manifest's 'base' must be a text.")
+        base = header.get("base", "")
+        if not isinstance(base, str) or "\0" in base:
+            raise UsageError("The manifest's 'base' must be a text without NUL.")
         omit = header.get("omit", [])
         if not isinstance(omit, list) or not all(isinstance(spec, str) for spec in omit):
             raise UsageError("The manifest's 'omit' must be a list of texts.")
+
+
+class _Pieces:
+    """A stream as the parser gets it: ``good`` bytes in blocks, then the others ``step`` by ``step``.
+
+    ``taken``: how many of its bytes the parser did not refuse; ``piece``: what it has got last.
+    """
+
+    def __init__(self, source: BinaryIO, good: int, step: int) -> None:
+        self.source, self._good, self._step = source, good, step
+        self.taken = 0
+        self.piece = b""
+
+    def events(self) -> Iterator[list[Event]]:
+        """The parser's events, those of a piece together; those of the end last.
+
+        ``ijson.basic_parse`` would hand out an event without a value, at which Python crashes, for a number of more
+        digits than ``int`` takes (seen in 3.6.0). A list's ``append`` does not look at it, and tells.
+        """
+        self.source.seek(0)
+        events = ijson.sendable_list()
+        parser = ijson.basic_parse_coro(events)
+        try:
+            while piece := self._next():
+                parser.send(piece)
+                yield events
+                self.taken += len(piece)
+                events.clear()
+            parser.close()
+        except SystemError:
+            raise ArithmeticError from None
+        yield events
+
+    def _next(self) -> bytes:
+        size = min(_BLOCK, self._good - self.taken) if self.taken < self._good else self._step
+        self.piece = self.source.read(size)
+        return self.piece
+
+
+class _Checked(_Pieces):
+    """A stream that is refused where it is broken, where something goes on and on (TooLarge), be it white space, and
+    where it has half a character.
+    """
+
+    def events(self) -> Iterator[list[Event]]:
+        silent, rest = 0, b""
+        try:
+            for events in super().events():
+                silent = 0 if events else silent + len(self.piece)
+                if silent > HEADER_MOST:
+                    raise TooLarge(
+                        f"The manifest has a text, a number or white space of more than {HEADER_MOST:,} bytes."
+                    )
+                rest = self._demand_characters(rest)
+                yield events
+        except _REFUSALS as e:
+            raise _broken(self.source, self.taken, e) from None
+
+    def _demand_characters(self, rest: bytes) -> bytes:
+        """UsageError when a piece has half a character: the parser makes a question mark of it. ``rest``: what of the
+        piece before goes on in this one; the answer: what goes on in the next.
+        """
+        text = rest + self.piece
+        if b"\\" not in text:
+            return b""
+        whole = _WHOLE.match(text)
+        rest = text[whole.end() if whole else 0 :]
+        if rest and (len(rest) >= _PAIR or not self.piece):
+            half = rest[: _PAIR // 2].decode("ascii", "replace")
+            at = self.taken + len(self.piece) - len(rest)
+            raise _refusal(self.source, at, f"{half} is half a character")
+        return rest
 
 
 class _Budget:
@@ -151,9 +242,18 @@ class _Budget:
 
     def take(self, value: Any) -> None:
         self._values -= 1
-        self._size -= len(value) if isinstance(value, str) else 8
+        self._size -= _length(value)
         if self._values < 0 or self._size < 0:
             raise TooLarge(f"{self._thing} is too large.")
+
+
+def _length(value: Any) -> int:
+    """What a value counts in a budget: about as many bytes as it takes in JSON, but at least 8 if it is no text."""
+    if type(value) is str:
+        return len(value)
+    if type(value) is int and value.bit_length() <= 64:
+        return 8
+    return max(8, len(str(value)))
 
 
 def _value(kind: str, value: Any, events: Iterator[Event], budget: _Budget, depth: int) -> Any:
@@ -165,7 +265,7 @@ def _value(kind: str, value: Any, events: Iterator[Event], budget: _Budget, dept
             budget.take(key)
             item = _value(*next(events), events, budget, depth + 1)
             if found.setdefault(key, item) != item:
-                raise UsageError(f"The key {key!r} is given twice, with different values.")
+                raise UsageError(f"The key {_shown(key)} is given twice, with different values.")
         return found
     if kind == "start_array":
         return [_value(k, v, events, budget, depth + 1) for k, v in _inside(events, "end_array", depth)]
@@ -190,14 +290,18 @@ def _entry(path: str, events: Iterator[Event]) -> dict[str, Any]:
         if kind == "end_map":
             return found
         kind, value = next(events)
-        if kind in _NESTED:
-            budget = budget or _Budget(f"The entry {path!r}", ENTRY_MOST, _ENTRY_VALUES)
+        if kind == "string":
+            size += len(key) + len(value)
+        elif kind in _NESTED:
+            budget = budget or _Budget(f"The entry {_shown(path)}", ENTRY_MOST, _ENTRY_VALUES)
             value = _value(kind, value, events, budget, 3)
-        size += len(key) + (len(value) if type(value) is str else 8)
+            size += len(key) + 8
+        else:
+            size += len(key) + _length(value)
         if size > ENTRY_MOST:
-            raise TooLarge(f"The entry {path!r} is too large.")
+            raise TooLarge(f"The entry {_shown(path)} is too large.")
         if found.setdefault(key, value) != value:
-            raise UsageError(f"The key {key!r} is given twice, with different values.")
+            raise UsageError(f"The key {_shown(key)} is given twice, with different values.")
     return found
 
 
@@ -205,8 +309,10 @@ def demand_name(name: object) -> str:
     """A manifest's name; UsageError when it is none."""
     if not isinstance(name, str) or not 1 <= len(name) <= _NAME_MOST or "/" in name or "\0" in name:
         raise UsageError(f"A manifest's name has 1 to {_NAME_MOST} characters, no slash and no NUL.")
-    if not _encodable(name):
-        raise UsageError("A manifest's name must be text.")
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        raise UsageError("A manifest's name must be text.") from None
     return name
 
 
@@ -217,51 +323,72 @@ def normal(path: str) -> str:
 
 def _plain_path(path: str, is_file: bool) -> bytes:
     """The path without what does not matter in it. UsageError when it leads astray, or names no file."""
-    if _ORDINARY.fullmatch(path) and len(path) <= _PATH_MOST and _encodable(path):
+    if len(path) <= _PATH_MOST and _ORDINARY.fullmatch(path):
         return path.removeprefix("./").encode()
     steps = path.split("/")
-    if path.startswith("/") or ".." in steps or "\0" in path or len(path) > _PATH_MOST or not _encodable(path):
-        raise UsageError(f"The entry {path!r}: its path must be relative, without `..` and NUL.")
+    if path.startswith("/") or ".." in steps or "\0" in path or len(path) > _PATH_MOST:
+        raise UsageError(f"The entry {_shown(path)}: its path must be relative, without `..` and NUL.")
     if is_file and (not normal(path) or steps[-1] in ("", ".")):
-        raise UsageError(f"The entry {path!r}: its path must name a file.")
+        raise UsageError(f"The entry {_shown(path)}: its path must name a file.")
     return normal(path).encode()
 
 
 def _check_entry(path: str, entry: dict[str, Any], is_file: bool) -> Claim | None:
     """Refuse what cannot be an entry, and take out what a client says of availability; a file's claim."""
-    for key in _OURS:
-        entry.pop(key, None)
+    if not _OURS.isdisjoint(entry):
+        for key in _OURS:
+            entry.pop(key, None)
     _check_timestamp(path, entry)
     permissions = entry.get("permissions", 0)
     if isinstance(permissions, bool) or not _OCTAL.fullmatch(str(permissions)):
-        raise UsageError(f"The entry {path!r}: its permissions must be octal digits.")
+        raise UsageError(f"The entry {_shown(path)}: its permissions must be octal digits.")
     for key in ("user", "group"):
-        if type(entry.get(key, "")) not in (str, int):
-            raise UsageError(f"The entry {path!r}: its {key} must be a name or a number.")
+        if not _is_owner(entry.get(key, "")):
+            raise UsageError(
+                f"The entry {_shown(path)}: its {key} must be a name of at most {_NAME_MOST} characters, without NUL, "
+                f"or a number up to {_OWNER_MOST}."
+            )
     return _check_claim(path, entry) if is_file else None
+
+
+def _is_owner(value: object) -> bool:
+    """Whether it is a name, or a number that a user or a group can have, perhaps as a text."""
+    if type(value) is str:
+        if len(value) > _NAME_MOST or "\0" in value:
+            return False
+        if not (value.isdigit() and value.isascii()):
+            return True
+        value = int(value)
+    return type(value) is int and 0 <= value <= _OWNER_MOST
 
 
 def _check_claim(path: str, entry: dict[str, Any]) -> Claim:
     hash_, size = entry.get("hash"), entry.get("size")
     if not isinstance(hash_, str):
-        raise UsageError(f"The entry {path!r} must have a hash.")
+        raise UsageError(f"The entry {_shown(path)} must have a hash.")
     if type(size) is not int or not 0 <= size <= _SIZE_MOST:
-        raise UsageError(f"The entry {path!r}: its size must be a number of bytes.")
+        raise UsageError(f"The entry {_shown(path)}: its size must be a number of bytes.")
     try:
         return Claim(parse_hash(hash_), size)
     except UsageError as e:
-        raise UsageError(f"The entry {path!r}: {e}") from None
+        raise UsageError(f"The entry {_shown(path)}: {e}") from None
 
 
 def _check_timestamp(path: str | None, content: dict[str, Any]) -> None:
     text = content.get("timestamp")
-    if text is None:
-        return
+    if text is not None and not _is_time(text):
+        thing = "The manifest" if path is None else f"The entry {_shown(path)}"
+        raise UsageError(f"{thing}: {_NO_TIME}")
+
+
+def _is_time(text: object) -> bool:
+    if type(text) is not str or len(text) > _TIME_MOST or not _DATE.match(text):
+        return False
     try:
-        parse_time(text)
-    except UsageError as e:
-        thing = "The manifest" if path is None else f"The entry {path!r}"
-        raise UsageError(f"{thing}: {e}") from None
+        datetime.datetime.fromisoformat(text)
+    except ValueError:
+        return False
+    return True
 
 
 def parse_time(text: object) -> datetime.datetime:
@@ -269,74 +396,60 @@ def parse_time(text: object) -> datetime.datetime:
     try:
         found = datetime.datetime.fromisoformat(text if isinstance(text, str) else "")
     except ValueError:
-        raise UsageError("its timestamp must be like 2015-04-15T00:00:00+00:00.") from None
+        raise UsageError(_NO_TIME) from None
     return found if found.tzinfo else found.replace(tzinfo=datetime.UTC)
 
 
-def _encodable(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+def _shown(text: str) -> str:
+    """A text as errors repeat it."""
+    return repr(text if len(text) <= _SHOWN_MOST else text[:_SHOWN_MOST] + "…")
 
 
 # -- where JSON is broken ----------------------------------------------------------------------------------------------
 
 
-def _broken(source: BinaryIO, error: Exception) -> UsageError:
-    """The error for JSON that cannot be read: it is read again, to find the byte where the parser stops."""
-    source.seek(0)
-    line, column = _place(source)
-    reason = str(error).strip().splitlines()[0] if str(error).strip() else "it is not JSON"
-    reason = re.sub(r"^(lexical|parse) error: ?", "", reason).rstrip(".")
+_REFUSALS = (ijson.JSONError, UnicodeError, ValueError, ArithmeticError)  # how the parser says that it takes no more
+
+
+def _broken(source: BinaryIO, good: int, error: Exception) -> UsageError:
+    """The error for JSON of which ``good`` bytes can be read, and the next block cannot.
+
+    It is read twice more to find the byte: not byte by byte at once, as a token is begun anew with each piece of it.
+    """
+    for step in (_PIECE, 1):
+        good = _taken(_Pieces(source, good, step))
+    return _refusal(source, good, _reason(error))
+
+
+def _taken(pieces: _Pieces) -> int:
+    """How many bytes the parser takes."""
+    with contextlib.suppress(*_REFUSALS):
+        collections.deque(pieces.events(), maxlen=0)
+    return pieces.taken
+
+
+def _reason(error: Exception) -> str:
+    if not isinstance(error, (ijson.JSONError, UnicodeError)):
+        return "a number is too large"
+    text = str(error).strip() or "it cannot be read"
+    return re.sub(r"^(lexical|parse) error: ?", "", text.splitlines()[0]).rstrip(".")
+
+
+def _refusal(source: BinaryIO, at: int, reason: str) -> UsageError:
+    line, column = _place(source, at)
     return UsageError(f"The manifest is not JSON: {reason} (line {line}, column {column}).", "Correct it there.")
 
 
-def _place(source: BinaryIO) -> tuple[int, int]:
-    """Line and column, from 1, of the first byte that the parser refuses, or of the end."""
+def _place(source: BinaryIO, at: int) -> tuple[int, int]:
+    """Line and column, from 1, of a byte."""
     line = column = 1
-
-    def pass_over(text: bytes) -> None:
-        nonlocal line, column
+    source.seek(0)
+    while at and (text := source.read(min(_BLOCK, at))):
+        at -= len(text)
         newlines = text.count(b"\n")
         line += newlines
         column = len(text) - text.rfind(b"\n") if newlines else column + len(text)
-
-    good = 0
-    while block := source.read(_BLOCK):
-        if not _accepts(source, good, len(block)):
-            low, high = 0, len(block)  # so many bytes of it are fine; so many are not
-            while high - low > 1:
-                middle = (low + high) // 2
-                low, high = (middle, high) if _accepts(source, good, middle) else (low, middle)
-            pass_over(block[:low])
-            return line, column
-        good += len(block)
-        pass_over(block)
-        source.seek(good)
     return line, column
-
-
-def _accepts(source: BinaryIO, good: int, more: int) -> bool:
-    """Whether the parser takes the first ``good + more`` bytes, as far as they go."""
-    source.seek(0)
-    parser = ijson.basic_parse_coro(_Nothing())
-    left = good + more
-    try:
-        while left and (block := source.read(min(_BLOCK, left))):
-            parser.send(block)
-            left -= len(block)
-    except (ijson.JSONError, ValueError, StopIteration):
-        return False
-    return True
-
-
-class _Nothing:
-    """Takes the parser's events and forgets them."""
-
-    def send(self, event: object) -> None:
-        pass
 
 
 # -- writing it out ----------------------------------------------------------------------------------------------------
