@@ -6,12 +6,14 @@ import threading
 from typing import Any, Literal
 
 import pytest
+import sqlalchemy as sa
 from argon2 import PasswordHasher
 
 from holdfast.accounts.directory import SESSION_S, Directory
-from holdfast.accounts.guard import FORGET_S, LONGEST_PAUSE_S, MOST, MOST_FROM_ADDRESS
+from holdfast.accounts.guard import FORGET_S, LONGEST_PAUSE_S, MOST, MOST_FROM_ADDRESS, source_of
 from holdfast.accounts.passwords import Passwords
 from holdfast.accounts.scopes import ALL_SCOPES, USER_SCOPES
+from holdfast.catalog import people
 from holdfast.catalog.database import Database
 from holdfast.errors import (
     AccountExists,
@@ -87,7 +89,7 @@ def test_names_that_will_not_do_are_refused(house: House, username: str) -> None
     [
         {"role": "root"}, {"disabled": "yes"}, {"disabled": 1}, {"quota_bytes": -1}, {"quota_bytes": True},
         {"quota_objects": 1 << 63}, {"quota_objects": 1.5}, {"email": "nobody"}, {"email": "a@b c"}, {"name": "a\nb"},
-        {"name": "n" * 256}, {"name": 5},
+        {"name": "n" * 256}, {"name": 5}, {"name": "a\0b"}, {"email": "a\0@b"}, {"email": "a@b\0"},
         {"password": "short"}, {"password": "p" * 1025}, {"username": "new"}, {"id": 1},
     ],
 )  # fmt: skip
@@ -228,6 +230,70 @@ def test_after_ten_failures_even_the_right_password_must_wait(house: House) -> N
     house.clock.passes(caught.value.retry_after)
     assert house.log_in("ann").username == "ann"
     wrong(house, MOST)  # the count began anew
+
+
+def by_password(house: House, password: str = PASSWORD, address: str = HOME) -> str:
+    return house.directory.by_password("ann", password, address).username
+
+
+def test_a_password_that_was_just_right_must_wait_like_any_other(house: House) -> None:
+    """Else guesses would be told from the right one, as fast as they come."""
+    house.user("ann")
+    assert by_password(house) == "ann"
+    for _ in range(MOST):
+        with pytest.raises(NotLoggedIn):
+            by_password(house, "a wrong guess")
+    told = []
+    for password in ("a wrong guess", PASSWORD):
+        with pytest.raises(TooManyAttempts) as caught:
+            by_password(house, password)
+        told.append((str(caught.value), caught.value.hint, caught.value.retry_after))
+    assert told[0] == told[1]
+    assert by_password(house, address=ELSEWHERE) == "ann"
+    house.clock.passes(caught.value.retry_after)
+    assert by_password(house) == "ann"
+
+
+def test_a_password_is_believed_unhashed_only_where_it_was_right_and_nothing_failed(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hashed: list[str | None] = []
+    verify = Passwords.verify
+
+    def counting(self: Passwords, password: str, stored: str | None) -> bool:
+        hashed.append(stored)
+        return verify(self, password, stored)
+
+    house.user("ann")
+    monkeypatch.setattr(Passwords, "verify", counting)
+    for address, hashes in ((HOME, 1), (HOME, 1), (ELSEWHERE, 2), (ELSEWHERE, 2), (HOME, 2)):
+        assert (by_password(house, address=address), len(hashed)) == ("ann", hashes)
+    wrong(house, 1)
+    for address, hashes in ((ELSEWHERE, 3), (HOME, 4), (HOME, 4)):
+        assert (by_password(house, address=address), len(hashed)) == ("ann", hashes)
+
+
+def test_an_ipv6_network_is_one_address_for_guesses(house: House) -> None:
+    house.user("ann")
+    for number in range(MOST):
+        wrong(house, 1, address=f"2001:db8:1:2:{number:x}::{number:x}")
+    for address in ("2001:db8:1:2:ffff::1", "2001:0DB8:1:2::", "2001:db8:1:2::1%eth0"):
+        with pytest.raises(TooManyAttempts):
+            house.log_in("ann", address=address)
+    assert house.log_in("ann", address="2001:db8:1:3::1").username == "ann"
+
+
+def test_an_ipv4_address_is_the_same_in_ipv6s_clothes(house: House) -> None:
+    house.user("ann")
+    wrong(house, MOST, address=f"::ffff:{HOME}")
+    with pytest.raises(TooManyAttempts):
+        house.log_in("ann", address=HOME)
+    assert house.log_in("ann", address=f"::ffff:{ELSEWHERE}").username == "ann"
+
+
+@pytest.mark.parametrize("address", ["", "unix", "1.2.3.4.5", "[::1]", "::1::", "é"])
+def test_what_is_no_address_counts_as_it_stands(address: str) -> None:
+    assert source_of(address) == address
 
 
 def test_the_pause_doubles_up_to_its_longest(house: House) -> None:
@@ -411,6 +477,63 @@ def test_tokens_expire_and_are_revoked_by_their_owner_only(house: House) -> None
     assert [t.name for t in house.directory.tokens(ann)] == ["short"]
 
 
+def test_an_account_has_so_many_tokens_and_no_more(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("holdfast.accounts.directory.MOST_TOKENS", 3)
+    ann, bob = house.user("ann"), house.user("bob")
+    house.directory.create_token(ann, "short", ["files:read"], expires_in=60)
+    kept = [house.directory.create_token(ann, "long", ["files:read"])[1] for _ in range(2)]
+    with pytest.raises(Forbidden, match="at most 3"):
+        house.directory.create_token(ann, "one more", ["files:read"])
+    house.directory.create_token(bob, "his own", ["files:read"])
+    house.clock.passes(60)
+    house.directory.create_token(ann, "in the place of the short one", ["files:read"])
+    with pytest.raises(Forbidden, match="at most 3"):
+        house.directory.create_token(ann, "one more", ["files:read"])
+    house.directory.revoke_token(ann, kept[0].id)
+    house.directory.create_token(ann, "in the place of the revoked one", ["files:read"])
+    assert [t.name[:12] for t in house.directory.tokens(ann)] == ["long", "in the place", "in the place"]
+
+
+def test_many_at_once_make_no_more_tokens_than_an_account_may_have(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("holdfast.accounts.directory.MOST_TOKENS", 3)
+    ann, begin, ends = house.user("ann"), threading.Barrier(8), []
+
+    def make() -> None:
+        begin.wait()
+        try:
+            house.directory.create_token(ann, "t", ["files:read"])
+            ends.append("made")
+        except Forbidden:
+            ends.append("refused")
+
+    threads = [threading.Thread(target=make) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(ends) == ["made"] * 3 + ["refused"] * 5
+
+
+def test_one_token_is_looked_up_without_the_others(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    ann, bob = house.user("ann"), house.user("bob")
+    _, kept = house.directory.create_token(ann, "laptop", ["files:read"])
+    monkeypatch.delattr("holdfast.catalog.people.list_tokens")
+    assert house.directory.token(ann, kept.id) == kept
+    for by, number in ((bob, kept.id), (ann, kept.id + 1)):
+        with pytest.raises(NoAccount):
+            house.directory.token(by, number)
+
+
+@pytest.mark.parametrize("name", ["", "a\0b", "a\nb", "\udcff", "n" * 256])
+def test_a_tokens_name_that_will_not_do_is_refused(house: House, name: str) -> None:
+    ann = house.user("ann")
+    with pytest.raises(UsageError, match="name"):
+        house.directory.create_token(ann, name, ["files:read"])
+    assert house.directory.tokens(ann) == []
+
+
 def test_it_is_noted_about_when_a_token_was_used(house: House) -> None:
     ann = house.user("ann")
     secret, kept = house.directory.create_token(ann, "laptop", ["files:read"])
@@ -472,6 +595,14 @@ def test_what_was_done_stands_in_the_log_and_no_secret_does(house: House) -> Non
     assert {e.address for e in entries} == {"", HOME, ELSEWHERE}
     for hidden in (secret, PASSWORD, "another password", "a third password", "a wrong guess"):
         assert hidden not in str(entries)
+
+
+def test_an_error_of_the_database_names_no_values(house: House) -> None:
+    with pytest.raises(sa.exc.IntegrityError) as caught, house.database.writing() as c:
+        people.add_token(
+            c, account=1 << 40, name="nobody's business", digest=b"d", scopes="", created_ns=1, expires_ns=None
+        )
+    assert "INSERT INTO tokens" in str(caught.value) and "business" not in str(caught.value)
 
 
 def test_the_log_is_read_in_pieces(house: House) -> None:

@@ -29,6 +29,7 @@ SESSION_S = 12 * 3600
 LOGIN, TOKEN, OAUTH = "login", "token", "oauth"
 TOKEN_PREFIX = "hft_"  # so that a leaked token is known for one
 MOST_AUDIT = 1000
+MOST_TOKENS = 100  # of one account
 LONGEST_LIFE_S = 100 * 366 * 86400  # of a token that expires
 _SECOND = 1_000_000_000
 _USE_NOTED_EVERY_NS = 60 * _SECOND
@@ -188,18 +189,23 @@ class Directory:
         return _identity(found, scopes_of(found.role), address)
 
     def by_password(self, username: str, password: str, address: str) -> Identity:
-        """The same for clients that send the password with every request: one that was right a while ago is
-        recognised without Argon2, as long as the account's is the same.
+        """The same for clients that send the password with every request: one that was right a while ago, from the same
+        address, is recognised without Argon2, as long as the account's is the same.
+
+        The guard is asked first, and after a failure nothing is recognised until a log-in was judged in its turn: who
+        guesses learns no more, and no sooner, than at a log-in.
         """
+        name = username if _NAME.fullmatch(username) else ""
         with self._database.reading() as c:
-            found = people.account_named(c, username) if _NAME.fullmatch(username) else None
-        if found and not found.disabled and self._proofs.holds(found.password, password):
+            is_calm = guard.demand_calm(c, name, address, self._now_ns())
+            found = people.account_named(c, name)
+        if is_calm and found and not found.disabled and self._proofs.holds(found.password, password, address):
             return _identity(found, scopes_of(found.role), address)
         known = self.log_in(username, password, address)
         with self._database.reading() as c:
             found = people.account_by_id(c, known.account)
         if found:
-            self._proofs.keep(found.password, password)
+            self._proofs.keep(found.password, password, address)
         return known
 
     def open_session(self, by: Identity) -> str:
@@ -246,10 +252,12 @@ class Directory:
         expires_ns = None if expires_in is None else now + expires_in * _SECOND
         if by.expires_ns is not None and (expires_ns is None or expires_ns > by.expires_ns):
             raise Forbidden("A token may not make one that outlives it.", "Log in with the password.")
+        name = line_of_text(name, "name", least=1)
         with self._writing() as c:
+            self._make_room_for_token(c, by.account, now)
             people.add_token(
-                c, account=by.account, name=line_of_text(name, "name", least=1), digest=digest_of(secret),
-                scopes=" ".join(sorted(wanted)), created_ns=now, expires_ns=expires_ns,
+                c, account=by.account, name=name, digest=digest_of(secret), scopes=" ".join(sorted(wanted)),
+                created_ns=now, expires_ns=expires_ns,
             )  # fmt: skip
             made = people.token_by_digest(c, digest_of(secret))
             self._note(c, by.username, by.address, "token made", name, " ".join(sorted(wanted)))
@@ -263,7 +271,8 @@ class Directory:
 
     def token(self, by: Identity, number: int) -> Token:
         """NoAccount when the caller has no such token."""
-        found = next((token for token in self.tokens(by) if token.id == number), None)
+        with self._database.reading() as c:
+            found = people.token_of(c, by.account, number)
         if found is None:
             raise NoAccount(f"You have no token {number}.")
         return found
@@ -314,6 +323,12 @@ class Directory:
             guard.count_failure(c, username, address, now)
             self._note(c, "", address, "log-in failed", username)
         raise NotLoggedIn(_WRONG)
+
+    def _make_room_for_token(self, c: Connection, account: int, now_ns: int) -> None:
+        """Forbidden when the account has as many tokens as it may; those that have expired are forgotten before."""
+        held = people.hold_tokens(c, account)
+        if held >= MOST_TOKENS and held - people.delete_expired_tokens(c, account, now_ns) >= MOST_TOKENS:
+            raise Forbidden(f"An account has at most {MOST_TOKENS} API tokens.", "Revoke one first.")
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[Connection]:

@@ -1,4 +1,5 @@
-"""Guessing passwords is slow: failed log-ins are counted for each account from each address, and for each address.
+"""Guessing passwords is slow: failed log-ins are counted for each account from each address, and for each address. An
+IPv6 address counts as its /64: whoever has one of those has them all.
 
 After MOST failures no further one is heard, right or wrong, until a pause has passed that doubles with every failure
 from then on. The owner of an account can log in from his own address while somebody else guesses from another one.
@@ -6,6 +7,8 @@ The counts stand in the catalog, so that every node knows them and a restart for
 """
 
 from __future__ import annotations
+
+import ipaddress
 
 from holdfast.catalog import people
 from holdfast.catalog.database import Connection
@@ -17,21 +20,27 @@ PAUSE_S = 30
 LONGEST_PAUSE_S = 900
 FORGET_S = 3600  # after the last failure
 _SECOND = 1_000_000_000
+_IPV6_NETWORK = 64
 
 
-def demand_calm(connection: Connection, username: str, address: str, now_ns: int) -> None:
-    """TooManyAttempts while a pause lasts."""
-    wait = 0
-    found = people.failures(connection, _subjects(username, address))
-    for subject, most in zip(_subjects(username, address), (MOST, MOST_FROM_ADDRESS), strict=True):
+def demand_calm(connection: Connection, username: str, address: str, now_ns: int) -> bool:
+    """TooManyAttempts while a pause lasts. Else whether nothing failed of late, for that account from that address."""
+    wait, subjects = 0, _subjects(username, address)
+    found = {
+        subject: (count, last_ns)
+        for subject, (count, last_ns) in people.failures(connection, subjects).items()
+        if now_ns - last_ns < FORGET_S * _SECOND
+    }
+    for subject, most in zip(subjects, (MOST, MOST_FROM_ADDRESS), strict=True):
         count, last_ns = found.get(subject, (0, 0))
-        if count >= most and now_ns - last_ns < FORGET_S * _SECOND:
+        if count >= most:
             pause = min(LONGEST_PAUSE_S, PAUSE_S << min(count - most, 8))
             wait = max(wait, -((now_ns - last_ns - pause * _SECOND) // _SECOND))
     if wait > 0:
         raise TooManyAttempts(
             "Too many log-ins failed.", f"Try again in {wait} seconds.", retry_after=min(wait, LONGEST_PAUSE_S)
         )
+    return found.get(subjects[0], (0, 0))[0] == 0
 
 
 def hold(connection: Connection, username: str, address: str, now_ns: int) -> None:
@@ -49,5 +58,21 @@ def forget(connection: Connection, username: str, address: str) -> None:
     people.forget_failures(connection, _subjects(username, address)[:1])
 
 
+def source_of(address: str) -> str:
+    """What counts as one address: of IPv6 the network, because a client may choose among 2^64 addresses; IPv4 in
+    IPv6's clothes is IPv4. What is no address counts as it stands.
+    """
+    try:
+        found = ipaddress.ip_address(address)
+    except ValueError:
+        return address
+    if isinstance(found, ipaddress.IPv4Address):
+        return str(found)
+    if found.ipv4_mapped is not None:
+        return str(found.ipv4_mapped)
+    return str(ipaddress.IPv6Network((int(found), _IPV6_NETWORK), strict=False))
+
+
 def _subjects(username: str, address: str) -> tuple[str, str]:
-    return f"account {address} {username}", f"address {address}"
+    source = source_of(address)
+    return f"account {source} {username}", f"address {source}"

@@ -55,22 +55,22 @@ class Passwords:
 
 
 class Proofs:
-    """Remembers, for this process and _PROOF_S seconds, which password was right for which hash, without either.
-    Safe to share between threads.
+    """Remembers, for this process and _PROOF_S seconds, which password was right for which hash and came from which
+    address, without the first two. Safe to share between threads.
     """
 
     def __init__(self) -> None:
         self._key = secrets.token_bytes(32)
         self._until: dict[bytes, float] = {}
 
-    def keep(self, stored: str, password: str) -> None:
+    def keep(self, stored: str, password: str, address: str) -> None:
         if len(self._until) >= _MOST_PROOFS:
             self._until = {}
-        self._until[self._proof(stored, password)] = time.monotonic() + _PROOF_S
+        self._until[self._proof(stored, password, address)] = time.monotonic() + _PROOF_S
 
-    def holds(self, stored: str, password: str) -> bool:
-        return self._until.get(self._proof(stored, password), 0.0) > time.monotonic()
+    def holds(self, stored: str, password: str, address: str) -> bool:
+        return self._until.get(self._proof(stored, password, address), 0.0) > time.monotonic()
 
-    def _proof(self, stored: str, password: str) -> bytes:
-        content = stored.encode() + b"\0" + password.encode("utf-8", "surrogatepass")
-        return hmac.digest(self._key, content, hashlib.sha256)
+    def _proof(self, stored: str, password: str, address: str) -> bytes:
+        parts = (part.encode("utf-8", "surrogatepass") for part in (stored, address, password))
+        return hmac.digest(self._key, b"\0".join(parts), hashlib.sha256)

@@ -2,7 +2,7 @@
 
 What is promised: ``writing`` commits as a whole or not at all, durably (SQLite in WAL mode with full
 synchronisation), and no two of them see each other half done. Trouble with the database itself is StorageUnavailable
-or StorageFull, never a traceback.
+or StorageFull, never a traceback; an error of a query names none of the values in it.
 """
 
 from __future__ import annotations
@@ -108,7 +108,9 @@ def _engine(url: str) -> sa.Engine:
         if parsed.get_backend_name() not in ("sqlite", "postgresql"):
             raise UsageError("The catalog's URL must begin with sqlite:/// or postgresql://.")
         if parsed.get_backend_name() == "postgresql":
-            return sa.create_engine(parsed, pool_pre_ping=True, isolation_level="READ COMMITTED")
+            return sa.create_engine(
+                parsed, pool_pre_ping=True, isolation_level="READ COMMITTED", hide_parameters=True
+            )  # fmt: skip
         return _sqlite(parsed)
     except (ArgumentError, NoSuchModuleError):
         raise UsageError("The catalog's URL must begin with sqlite:/// or postgresql://.") from None
@@ -118,7 +120,8 @@ def _sqlite(url: sa.URL) -> sa.Engine:
     """Python's own transactions are switched off: ours begin where they should, and writers say so at once, so that
     none has to give way in the middle.
     """
-    engine = sa.create_engine(url, connect_args={"timeout": BUSY_MS / 1000, "check_same_thread": False})
+    waits = {"timeout": BUSY_MS / 1000, "check_same_thread": False}
+    engine = sa.create_engine(url, connect_args=waits, hide_parameters=True)
 
     @sa.event.listens_for(engine, "connect")
     def configure(connection: Any, record: Any) -> None:

@@ -188,6 +188,26 @@ def list_tokens(connection: Connection, account: int) -> list[Token]:
     return every(connection, Token, query.order_by(tokens.c.id))
 
 
+def token_of(connection: Connection, account: int, number: int) -> Token | None:
+    """The one of that number, if that account has it."""
+    mine = (tokens.c.id == number, tokens.c.account == account)
+    return one(connection, Token, sa.select(*columns(Token, tokens)).where(*mine))
+
+
+def hold_tokens(connection: Connection, account: int) -> int:
+    """How many an account has. Nobody else asks that for it, to add one, until the transaction ends."""
+    held = sa.select(accounts.c.id).where(accounts.c.id == account)
+    connection.execute(held.with_for_update(key_share=True))  # rows that refer to the account may still come
+    counted = sa.select(sa.func.count()).select_from(tokens).where(tokens.c.account == account)
+    return connection.execute(counted).scalar_one()
+
+
+def delete_expired_tokens(connection: Connection, account: int, now_ns: int) -> int:
+    """Those of an account that count no longer: how many they were."""
+    mine = sa.delete(tokens).where(tokens.c.account == account, tokens.c.expires_ns <= now_ns)
+    return connection.execute(mine).rowcount
+
+
 def note_token_use(connection: Connection, number: int, at_ns: int) -> None:
     connection.execute(sa.update(tokens).where(tokens.c.id == number).values(used_ns=at_ns))
 
