@@ -75,8 +75,8 @@ def registered(house: House, by: Identity, **about: Any) -> Program:
     return Program(house, client.id, secret)
 
 
-def asking_for_device(number: str, **fields: str) -> Asked:
-    return Asked("POST", f"{ISSUER}/oauth2/device", {"client_id": number, **fields}, {}, ISSUER, HOME)
+def asking_for_device(number: str, address: str = HOME, **fields: str) -> Asked:
+    return Asked("POST", f"{ISSUER}/oauth2/device", {"client_id": number, **fields}, {}, ISSUER, address)
 
 
 def device(house: House, **fields: str) -> dict[str, Any]:

@@ -75,12 +75,20 @@ def test_redirect_uris_that_will_not_do_are_refused(house: House, ann: Identity,
     [
         {"scopes": []}, {"scopes": ["files"]}, {"allowed": []}, {"allowed": ["password"]}, {"allowed": [REFRESH]},
         {"redirect_uris": []}, {"public": True, "allowed": [CREDENTIALS]}, {"redirect_uris": [CALLBACK] * 21},
+        {"redirect_uris": [CALLBACK + "\0"]}, {"scopes": ["files:read\0"]}, {"allowed": ["authorization_code\0"]},
+        {"scopes": [" "]}, {"allowed": [" "]},
     ],
 )  # fmt: skip
 def test_clients_that_make_no_sense_are_refused(house: House, ann: Identity, about: dict[str, Any]) -> None:
     with pytest.raises(UsageError):
         registered(house, ann, **about)
     assert house.oauth.clients.registered(ann) == []
+
+
+@pytest.mark.parametrize("name", ["", "a\0b", "a\nb", "\udcff", "n" * 256])
+def test_a_name_that_no_database_or_page_should_hold_is_refused(house: House, ann: Identity, name: str) -> None:
+    with pytest.raises(UsageError, match="name"):
+        house.oauth.clients.register(ann, name, redirect_uris=[CALLBACK], scopes=SCOPES)
 
 
 def test_a_client_has_no_scope_that_its_maker_lacks(house: House, ann: Identity) -> None:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import pytest
+import sqlalchemy as sa
 
 from holdfast.accounts.asking import Answer
-from holdfast.accounts.clients import CREDENTIALS, REFRESH
+from holdfast.accounts.clients import CREDENTIALS, OURS, REFRESH
 from holdfast.accounts.directory import Identity
 from holdfast.accounts.flows import CODE_S
 from holdfast.accounts.oauth import Consent
 from holdfast.accounts.scopes import ALL_SCOPES, USER_SCOPES
+from holdfast.catalog.tables import codes, grant_tokens, grants
 from holdfast.errors import NotLoggedIn
 from tests.accounts.making import HOME, PASSWORD, House
 from tests.accounts.programs import (
@@ -17,6 +19,7 @@ from tests.accounts.programs import (
     ISSUER,
     SCOPES,
     Program,
+    asking_for_device,
     at_once,
     error,
     query,
@@ -188,6 +191,50 @@ def test_a_scope_that_the_client_does_not_have_is_refused(
     assert query(answer.location)["error"] == "invalid_scope"
     robot = registered(house, ann, allowed=[CREDENTIALS])
     assert error(robot.token(CREDENTIALS, scope=scope)) == "invalid_scope"
+
+
+@pytest.mark.parametrize("scope", [" ", "   ", "\t", "\n", "\r\n", "\x1f", "\x85", "\u00a0", "\u3000"])
+def test_spaces_for_scopes_are_none_and_not_all(
+    house: House, ann: Identity, app: Program, robot: Program, scope: str
+) -> None:
+    """Of a refresh they would have made all that the client may."""
+    tokens = app.granted(ann, scope="files:read")
+    assert error(app.token(REFRESH, refresh_token=tokens["refresh_token"], scope=scope)) == "invalid_scope"
+    assert error(robot.token(CREDENTIALS, scope=scope)) == "invalid_scope"
+    assert error(house.oauth.device(asking_for_device(OURS, scope=scope))) == "invalid_scope"
+    for answer in (
+        house.oauth.consent(app.authorizing(scope=scope), ann),
+        house.oauth.decide(app.authorizing(scope=scope), ann, True),
+    ):
+        assert isinstance(answer, Answer) and query(answer.location)["error"] == "invalid_scope"
+    again = app.token(REFRESH, refresh_token=tokens["refresh_token"]).body  # what was refused has used nothing up
+    assert again["scope"] == "files:read"
+
+
+def test_an_empty_scope_is_one_that_was_left_out(house: House, ann: Identity, app: Program, robot: Program) -> None:
+    narrow = app.granted(ann, scope="files:read")
+    assert app.token(REFRESH, refresh_token=narrow["refresh_token"], scope="").body["scope"] == "files:read"
+    assert robot.token(CREDENTIALS, scope="").body["scope"] == "files:read files:write"
+    assert app.granted(ann, scope="")["scope"] == "files:read files:write"
+
+
+def test_an_access_token_is_for_no_more_than_was_granted_whatever_stands_in_it(
+    house: House, ann: Identity, app: Program
+) -> None:
+    token = app.granted(ann, scope="files:read")["access_token"]
+    with house.database.writing() as c:
+        c.execute(sa.update(grant_tokens).values(scopes="files:read files:write"))
+    assert house.oauth.by_access_token(token, HOME).scopes == {"files:read"}
+    assert house.oauth.introspect(app.asking(token=token)).body["scope"] == "files:read"
+
+
+def test_a_grant_for_nothing_gives_no_tokens(house: House, ann: Identity, app: Program) -> None:
+    code, tokens = app.code(ann), app.granted(ann)
+    with house.database.writing() as c:
+        for table in (codes, grants):
+            c.execute(sa.update(table).values(scopes=""))
+    assert error(app.exchange(code)) == "invalid_scope"
+    assert error(app.token(REFRESH, refresh_token=tokens["refresh_token"])) == "invalid_scope"
 
 
 def test_a_scope_that_the_person_does_not_have_is_not_granted(house: House, ann: Identity) -> None:

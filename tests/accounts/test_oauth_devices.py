@@ -107,7 +107,17 @@ def test_one_address_does_not_fill_the_catalog_with_codes(house: House) -> None:
     device(house)
 
 
+def test_an_ipv6_network_is_one_address_for_codes(house: House, ann: Identity) -> None:
+    for number in range(MOST_WAITING):
+        assert house.oauth.device(asking_for_device(OURS, f"2001:db8:1:2::{number:x}")).status == 200
+    assert error(house.oauth.device(asking_for_device(OURS, "2001:db8:1:2:ffff::1"))) == "slow_down"
+    codes = house.oauth.device(asking_for_device(OURS, "2001:db8:1:3::1")).body
+    assert house.oauth.waiting(ann, codes["user_code"]).address == "2001:db8:1:3::/64"
+
+
 def test_a_client_without_the_device_grant_gets_no_device_code(house: House, phone: Program) -> None:
     assert error(house.oauth.device(asking_for_device(phone.number))) == "unauthorized_client"
     assert error(house.oauth.device(asking_for_device("nobody"))) == "invalid_client"
     assert error(house.oauth.device(asking_for_device(OURS, scope="files:delete"))) == "invalid_scope"
+    assert error(house.oauth.device(asking_for_device(OURS, scope="files:read\0"))) == "invalid_scope"
+    assert error(house.oauth.device(asking_for_device(f"{OURS}\0"))) == "invalid_client"

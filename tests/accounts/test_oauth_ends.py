@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from holdfast.accounts.clients import CREDENTIALS, DEVICE, OURS, REFRESH
+from holdfast.accounts.clients import CODE, CREDENTIALS, DEVICE, OURS, REFRESH
 from holdfast.accounts.directory import Identity
 from holdfast.accounts.flows import DEVICE_S, REFRESH_S
 from holdfast.catalog.tables import metadata
@@ -119,6 +119,35 @@ def test_what_has_expired_does_not_stay_for_ever(house: House, ann: Identity, ph
             for name in ("grants", "grant_tokens", "codes", "devices")
         }
     assert counts == {"grants": 1, "grant_tokens": 2, "codes": 1, "devices": 1}
+
+
+def test_a_program_that_asks_for_ever_new_tokens_keeps_the_newest(
+    house: House, ann: Identity, robot: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("holdfast.accounts.flows.MOST_GRANTS", 3)
+    other = registered(house, ann, allowed=[CREDENTIALS], redirect_uris=[])
+    others, tokens = other.token(CREDENTIALS).body["access_token"], []
+    for _ in range(4):
+        house.clock.passes(1)
+        before = house.directory.generation
+        tokens.append(robot.token(CREDENTIALS).body["access_token"])
+    assert house.directory.generation > before  # nobody goes on believing the one that ended
+    with pytest.raises(NotLoggedIn):
+        house.oauth.by_access_token(tokens[0], HOME)
+    for token in (*tokens[1:], others):
+        assert house.oauth.by_access_token(token, HOME).username == "ann"
+
+
+def test_one_persons_many_log_ins_end_nobody_elses_and_the_shortest_ones_first(
+    house: House, ann: Identity, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("holdfast.accounts.flows.MOST_GRANTS", 2)
+    both = registered(house, ann, allowed=[CODE, CREDENTIALS])
+    mine, bobs = both.granted(ann), both.granted(house.user("bob"))
+    for _ in range(5):
+        newest = dict(both.token(CREDENTIALS).body)
+    for tokens, username in ((mine, "ann"), (bobs, "bob"), (newest, "ann")):
+        assert house.oauth.by_access_token(tokens["access_token"], HOME).username == username
 
 
 def test_the_log_says_who_allowed_what(house: House, ann: Identity, app: Program) -> None:

@@ -91,9 +91,11 @@ class Program:
         """There is none: the request must name it."""
 
     def get_allowed_scope(self, scope: str | None) -> str | None:
-        """The scopes that were asked for, or all of the client's; None when there are some it does not have."""
-        wanted = frozenset((scope or "").split()) or self.scopes
-        return " ".join(sorted(wanted)) if wanted <= self.scopes else None
+        """The scopes that were asked for; None when there are some it does not have, or only spaces were sent. All of
+        the client's when none were asked for: a field that is left out, or empty (RFC 6749, 3.1).
+        """
+        wanted = frozenset(scope.split()) if scope else self.scopes
+        return " ".join(sorted(wanted)) if wanted and wanted <= self.scopes else None
 
     def check_redirect_uri(self, redirect_uri: str) -> bool:
         return may_answer_at(self.row, redirect_uri)

@@ -6,7 +6,7 @@ what they changed (a replayed code ends the tokens that came from it) stays chan
 
 What is promised: PKCE by S256 or not at all, and never without it for a client that has no secret; a code is shown
 once, whatever comes of it; a refresh token is used once, and using it again ends its whole family; nobody gets a
-scope that the client does not have, or that the account may not.
+scope that was not granted, that the client does not have, or that the account may not.
 """
 
 from __future__ import annotations
@@ -50,6 +50,7 @@ from holdfast.accounts.asking import (
 )
 from holdfast.accounts.clients import DEVICE
 from holdfast.accounts.directory import digest_of
+from holdfast.accounts.guard import source_of
 from holdfast.accounts.scopes import ALL_SCOPES, scopes_of
 from holdfast.catalog import grants, people
 from holdfast.catalog.database import Connection
@@ -63,6 +64,7 @@ CODE_S = 300
 DEVICE_S = 900
 POLL_S = 5  # between two questions of a device; so much more after one that came too soon
 MOST_WAITING = 50  # device codes from one address
+MOST_GRANTS = 1000  # of one account to one client; those that would end first make room
 _FORGET_DEVICE_S = 3600  # so long an expired device code is told to be one
 _SECOND = 1_000_000_000
 _AUTH = ("client_secret_basic", "client_secret_post", "none")
@@ -132,8 +134,8 @@ class Flows(AuthorizationServer):
     ) -> dict[str, Any]:
         account = user or self.account(client.row.account)
         wanted = client.get_allowed_scope(scope)
-        if account is None or wanted is None:
-            raise InvalidScopeError()
+        if account is None or wanted is None or (user is not None and not scope):
+            raise InvalidScopeError()  # what a person allowed is named; only a client's own token may be for everything
         granted = frozenset(wanted.split()) & scopes_of(account.role)
         if not granted:
             raise InvalidScopeError("The account may do nothing of that.")
@@ -161,12 +163,13 @@ class Flows(AuthorizationServer):
             grants.extend_grant(self.c, family, lasts_ns)
             return family
         source = request.authorization_code or request.credential
-        account = request.user.id if request.user else request.client.row.account
+        client, account = request.client.row.id, request.user.id if request.user else request.client.row.account
         scopes = source.row.scopes if source else token["scope"]
+        if grants.end_surplus(self.c, client=client, account=account, most=MOST_GRANTS - 1):
+            self.has_ended = True
         return grants.add_grant(
-            self.c, client=request.client.row.id, account=account, scopes=scopes, created_ns=self.now_ns,
-            expires_ns=lasts_ns,
-        )  # fmt: skip
+            self.c, client=client, account=account, scopes=scopes, created_ns=self.now_ns, expires_ns=lasts_ns
+        )
 
     def _add(self, family: int, kind: str, secret: str, scopes: str, lasts_s: int) -> None:
         grants.add_token(
@@ -348,7 +351,7 @@ class _DeviceEndpoint(DeviceAuthorizationEndpoint):
         if client.get_allowed_scope(request.payload.scope) is None:
             raise InvalidScopeError()
         server = self.server
-        if grants.count_waiting(server.c, server.asked.address, server.now_ns) >= MOST_WAITING:
+        if grants.count_waiting(server.c, source_of(server.asked.address), server.now_ns) >= MOST_WAITING:
             raise SlowDownError("Too many codes from this address wait for an answer.")
         return client
 
@@ -370,7 +373,7 @@ class _DeviceEndpoint(DeviceAuthorizationEndpoint):
         made = Device(
             digest=digest_of(data["device_code"]), user_code=digest_of(data["user_code"]), client=client_id,
             account=None, scopes=program(server.c, client_id).get_allowed_scope(scope) or "",  # type: ignore[union-attr]
-            address=server.asked.address, state="waiting", interval_s=POLL_S, polled_ns=None,
+            address=source_of(server.asked.address), state="waiting", interval_s=POLL_S, polled_ns=None,
             expires_ns=server.now_ns + DEVICE_S * _SECOND,
         )  # fmt: skip
         grants.add_device(server.c, made, server.now_ns - _FORGET_DEVICE_S * _SECOND)

@@ -48,7 +48,7 @@ class Consent:
     registered_by: str
     scopes: tuple[str, ...]
     redirect_uri: str = ""
-    address: str = ""  # from where a device asked
+    address: str = ""  # from where a device asked: an IPv4 address, or an IPv6 network
 
 
 @dataclass(frozen=True)
@@ -228,7 +228,9 @@ def _live(c: Connection, secret: str, now_ns: int) -> _Live | None:
         return None
     if token.used or token.expires_ns <= now_ns or account.disabled:
         return None
-    given = frozenset((token.scopes if token.kind == "access" else grant.scopes).split())
+    given = frozenset(grant.scopes.split())
+    if token.kind == "access":  # it may be for less than was granted, and is never for more
+        given &= frozenset(token.scopes.split())
     return _Live(token, grant, account, given & client.scopes & scopes_of(account.role))
 
 

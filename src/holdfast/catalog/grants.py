@@ -130,6 +130,15 @@ def add_grant(
     return int(connection.execute(sa.insert(grants).values(row).returning(grants.c.id)).scalar_one())
 
 
+def end_surplus(connection: Connection, *, client: str, account: int, most: int) -> int:
+    """Of what an account allows a client, only the ``most`` that last longest stay: how many ended."""
+    theirs = sa.select(grants.c.id).where(grants.c.client == client, grants.c.account == account)
+    surplus = theirs.order_by(grants.c.expires_ns.desc(), grants.c.id.desc()).offset(most)
+    # one that somebody else is ending is left to him, so that no two wait for each other
+    gone = sa.select(grants.c.id).where(grants.c.id.in_(surplus)).with_for_update(skip_locked=True)
+    return connection.execute(sa.delete(grants).where(grants.c.id.in_(gone))).rowcount
+
+
 def grant_by_id(connection: Connection, number: int) -> Grant | None:
     return one(connection, Grant, sa.select(*columns(Grant, grants)).where(grants.c.id == number))
 
