@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import datetime
+import io
 from collections.abc import Iterator
 from typing import Any
 
 import httpx2
 import pytest
+from starlette.types import Message, Receive, Scope, Send
 
+from holdfast.faces.watching import Metrics, Watch, make_log
 from tests.support.server import ADMIN_PASSWORD, Running
 
 PASSWORD = "correct horse"
@@ -187,6 +191,24 @@ def test_after_ten_wrong_passwords_one_must_wait(server: Running, user: httpx2.C
     assert 0 < int(answer.headers["retry-after"]) <= 900
 
 
+def test_who_was_right_just_before_must_wait_too(server: Running, user: httpx2.Client, name: str) -> None:
+    assert user.get("/accounts/me").status_code == 200
+    with server.client(name, "a wrong guess") as guesser:
+        assert [guesser.get("/accounts/me").status_code for _ in range(10)] == [401] * 10
+        assert problem(guesser.get("/accounts/me")) == (429, "too-many-attempts")
+    assert problem(user.get("/accounts/me")) == (429, "too-many-attempts")
+
+
+@pytest.mark.parametrize(
+    "header",
+    [b"Basic \xe9", b"Basic \xc3\xa9", b"Basic", b"Basic !!!", b"Basic YQ==", b"Basic /////w==", b"Bearer \xe9"],
+)
+def test_an_authorization_that_is_none_is_refused(server: Running, header: bytes) -> None:
+    with server.anonymous() as nobody:
+        answer = nobody.get("/accounts/me", headers=[(b"Authorization", header)])
+    assert problem(answer) == (401, "not-logged-in")
+
+
 # -- tokens ------------------------------------------------------------------------------------------------------------
 
 
@@ -305,6 +327,32 @@ def test_a_piece_of_the_log_that_makes_no_sense_is_refused(admin: httpx2.Client,
 def test_no_secret_stands_in_the_servers_log(server: Running, admin: httpx2.Client) -> None:
     admin.get("/accounts/me")
     assert "/accounts/me" in "".join(server.log) and ADMIN_PASSWORD not in "".join(server.log)
+
+
+def test_a_fault_leaves_no_secret_in_the_log() -> None:
+    """A traceback tells where it was, and nothing that stood in a variable there."""
+    log, sent = io.StringIO(), list[Message]()
+
+    async def breaks(scope: Scope, receive: Receive, send: Send) -> None:
+        password = (await receive())["body"].decode()
+        raise ValueError(f"A password of {len(password)} letters broke it.")
+
+    async def receive() -> Message:
+        return {"type": "http.request", "body": PASSWORD.encode()}
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    scope = {
+        "type": "http", "method": "GET", "path": "/accounts/me", "query_string": b"code=a+secret+code",
+        "headers": [(b"authorization", b"Bearer hft_a-secret-token")], "client": ("192.0.2.1", 1),
+    }  # fmt: skip
+    asyncio.run(Watch(breaks, make_log(log), Metrics())(scope, receive, send))
+    assert sent[0]["status"] == 500
+    for told in ("ValueError", "13 letters", "breaks", "192.0.2.1"):
+        assert told in log.getvalue()
+    for secret in (PASSWORD, "a-secret-token", "secret+code"):
+        assert secret not in log.getvalue()
 
 
 def test_the_document_names_every_answer_of_every_endpoint(server: Running) -> None:

@@ -111,7 +111,10 @@ def test_a_wrong_password_is_said_to_be_and_after_ten_one_waits(browser: Browser
 
 def test_another_sites_page_cannot_log_anybody_in_or_out(server: Running, browser: Browser, user: str) -> None:
     given = {"username": user, "password": PASSWORD}
-    for foreign in ({"Origin": "https://evil.example.org"}, {"Origin": "null"}, {"Sec-Fetch-Site": "cross-site"}):
+    for foreign in (
+        {"Origin": "https://evil.example.org"}, {"Origin": "null"}, {"Sec-Fetch-Site": "cross-site"},
+        {"Origin": "http://["}, {"Origin": "http://[::1"}, {"Origin": "//"}, {"Origin": "x"},
+    ):  # fmt: skip
         answer = browser.client.post("/login", data=given, headers=foreign)
         assert answer.status_code == 403 and not cookie(answer)
     inside = browser.log_in(user, PASSWORD)

@@ -276,6 +276,7 @@ def test_a_parameter_that_stands_twice_is_refused(user: httpx2.Client, browser: 
     ("fields", "told"),
     [
         ({"scope": "admin"}, "invalid_scope"), ({"scope": "files:read blobs:read"}, "invalid_scope"),
+        ({"scope": " "}, "invalid_scope"),
         ({"response_type": "token"}, "unsupported_response_type"),
         ({"response_type": 'ä"\\'}, "unsupported_response_type"),
         ({"code_challenge": "c" * 43}, "invalid_request"),
@@ -288,6 +289,24 @@ def test_what_makes_no_sense_is_told_to_the_program(
     answer = browser.client.get(authorizing(registered(user), **fields))
     where = answer.headers["location"]
     assert where.startswith(CALLBACK + "?") and query(where)["error"] == told and query(where)["state"] == "a state"
+
+
+def test_nobody_is_led_away_before_it_is_known_who_he_is(
+    server: Running, user: httpx2.Client, name: str, anybody: httpx2.Client
+) -> None:
+    """Else every program that is registered here would make a link to us one to wherever it likes."""
+    client, public = registered(user), registered(user, public=True)
+    for address in (
+        authorizing(client, scope="admin"),
+        authorizing(client, scope=" "),
+        authorizing(client, response_type="token"),
+        authorizing(client, code_challenge="c"),
+        authorizing(public),
+    ):
+        assert anybody.get(address).headers["location"].startswith("/login?next=%2Foauth2%2Fauthorize%3F")
+        with Browser(server.url) as stranger:
+            led = stranger.log_in(name, PASSWORD, address).headers["location"]
+        assert led.startswith(CALLBACK + "?") and "error" in query(led)
 
 
 def test_a_public_client_without_pkce_is_refused(user: httpx2.Client, browser: Browser) -> None:
@@ -310,6 +329,21 @@ def test_a_wrong_verifier_gets_nothing(server: Running, user: httpx2.Client, bro
                 session.fetch_token(
                     f"{server.url}/oauth2/token", authorization_response=led, include_client_id=True
                 )  # fmt: skip
+
+
+def test_a_refresh_makes_a_token_no_wider_than_it_was_allowed(
+    server: Running, user: httpx2.Client, browser: Browser
+) -> None:
+    client = registered(user, public=True)
+    verifier, challenge = pkce.pair()
+    page = browser.open(authorizing(client, scope="files:read", code_challenge=challenge, code_challenge_method="S256"))
+    code = query(browser.submit(page, decision="approve").headers["location"])["code"]
+    named = {"client_id": client["client_id"]}
+    given = {"grant_type": "authorization_code", "code": code, "redirect_uri": CALLBACK, "code_verifier": verifier}
+    token = browser.client.post("/oauth2/token", data={**given, **named}).json()["refresh_token"]
+    wide = {"grant_type": "refresh_token", "refresh_token": token, "scope": " ", **named}
+    answer = browser.client.post("/oauth2/token", data=wide)
+    assert (answer.status_code, answer.json()["error"]) == (400, "invalid_scope")
 
 
 def test_a_replayed_code_ends_what_came_of_it(server: Running, user: httpx2.Client, browser: Browser) -> None:

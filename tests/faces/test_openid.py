@@ -214,6 +214,20 @@ def test_metadata_of_another_issuer_is_not_believed(tmp_path: Path, provider: Pr
             provider.issuer = ""
 
 
+def test_a_provider_that_names_no_safe_address_is_not_gone_to(
+    tmp_path: Path, provider: Provider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = provider.metadata()
+    monkeypatch.setattr(provider, "metadata", lambda: told)
+    with (
+        running(tmp_path / "data", **settings(tmp_path, provider, "existing")) as server,
+        Browser(server.url) as browser,
+    ):
+        for address in ("http://[", "http://login.example.org/", "//[", "", 5, None):
+            told["authorization_endpoint"] = address
+            assert browser.client.get("/login/oidc").status_code == 502, address
+
+
 def test_without_a_provider_there_is_no_way_to_one(tmp_path: Path) -> None:
     with running(tmp_path / "data") as server, Browser(server.url) as browser:
         assert browser.client.get("/login/oidc").status_code == 404

@@ -216,7 +216,10 @@ def _line(value: object) -> str:
 
 def _demand_safe(address: object) -> None:
     """Secrets travel encrypted, or not over a network at all."""
-    parts = urlsplit(address) if isinstance(address, str) else None
+    try:
+        parts = urlsplit(address) if isinstance(address, str) else None
+    except ValueError:
+        parts = None
     loopback = parts is not None and parts.hostname in ("127.0.0.1", "::1", "localhost")
     if parts is None or not (parts.scheme == "https" or (parts.scheme == "http" and loopback)):
         raise ProviderFailed("The provider's metadata names an address that is not https.")

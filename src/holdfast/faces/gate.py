@@ -9,7 +9,6 @@ within FRESH_S).
 from __future__ import annotations
 
 import base64
-import binascii
 import hashlib
 import time
 from collections.abc import Awaitable, Callable
@@ -95,15 +94,24 @@ def demand_own_origin(request: Request) -> None:
     if request.method in _SAFE:
         return
     origin, site = request.headers.get("origin"), request.headers.get("sec-fetch-site")
-    foreign = urlsplit(origin).netloc != request.headers.get("host") if origin else site not in (None, "same-origin")
+    foreign = not _is_here(origin, request) if origin else site not in (None, "same-origin")
     if foreign:
         raise Forbidden("The request came from another site's page.", "Use Holdfast's own pages, or a token.")
+
+
+def _is_here(origin: str, request: Request) -> bool:
+    """Whether that is the host that was asked. What cannot be read is somewhere else."""
+    try:
+        there = urlsplit(origin).netloc
+    except ValueError:
+        return False
+    return there != "" and there == request.headers.get("host")
 
 
 def _basic(encoded: str) -> tuple[str, str]:
     try:
         username, colon, password = base64.b64decode(encoded, validate=True).decode().partition(":")
-    except (binascii.Error, UnicodeDecodeError):
+    except ValueError:  # not ASCII, not base64, not UTF-8
         colon = ""
     if not colon:
         raise NotLoggedIn("The Authorization header is not what Basic asks for.")

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict
 
 from holdfast.accounts.asking import Answer, Asked
 from holdfast.accounts.clients import CLIENT_PREFIX, CODE, CREDENTIALS, DEVICE, REFRESH
-from holdfast.accounts.oauth import AUTHORIZE, DEVICES, INTROSPECT, REVOKE, TOKEN, VERIFY, OAuth
+from holdfast.accounts.oauth import AUTHORIZE, DEVICES, INTROSPECT, REVOKE, TOKEN, VERIFY, Consent, OAuth
 from holdfast.errors import AccountError, Forbidden, StorageUnavailable, TooManyAttempts, UsageError
 from holdfast.faces.contract import Responses, failing
 from holdfast.faces.forms import fields_of_body, fields_of_query
@@ -126,10 +126,10 @@ def _consent(router: APIRouter, pages: Pages, oauth: OAuth) -> None:
     async def ask(request: Request) -> Response:
         by = await pages.person(request)
         found = await run_sync(oauth.consent, _asked_by_query(request, pages), by)
+        if by is None and (isinstance(found, Consent) or found.location):
+            return to_login(request)  # a link to us leads nobody away who has not said who he is (RFC 9700, 4.11.2)
         if isinstance(found, Answer):
             return _led(request, pages, found)
-        if by is None:
-            return to_login(request)
         here = f"{AUTHORIZE}?{request.scope['query_string'].decode('ascii')}"
         return pages.page(request, "consent.html", by, asked=found, action=here, leads_to=found.redirect_uri)
 

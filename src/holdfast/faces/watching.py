@@ -1,7 +1,7 @@
 """What is known of each request: an id, one line in the log, a few numbers in ``/metrics``.
 
-What is promised: no secret is logged (no query, no header, no body), every answer has ``X-Request-ID``, and a fault of
-ours becomes a 500 and a logged traceback instead of a broken connection.
+What is promised: no secret is logged (no query, no header, no body, no variable of a frame), every answer has
+``X-Request-ID``, and a fault of ours becomes a 500 and a logged traceback instead of a broken connection.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import msgspec
 import structlog
 from prometheus_client import CollectorRegistry, Counter, Histogram
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from structlog.tracebacks import ExceptionDictTransformer
 
 from holdfast.faces.problems import fault
 
@@ -50,9 +51,10 @@ class Metrics:
 def make_log(stream: TextIO) -> structlog.typing.FilteringBoundLogger:
     """A log whose lines are JSON."""
     stamp = structlog.processors.TimeStamper(fmt="iso", utc=True, key="time")
+    # the usual renderer shows the local variables of every frame: passwords, tokens, the request's headers
+    traceback = structlog.processors.ExceptionRenderer(ExceptionDictTransformer(show_locals=False))
     processors: list[structlog.typing.Processor] = [
-        structlog.processors.add_log_level, stamp, structlog.processors.dict_tracebacks,
-        structlog.processors.JSONRenderer(_as_json),
+        structlog.processors.add_log_level, stamp, traceback, structlog.processors.JSONRenderer(_as_json)
     ]  # fmt: skip
     made: structlog.typing.FilteringBoundLogger = structlog.wrap_logger(
         structlog.WriteLogger(stream), processors=processors, wrapper_class=structlog.make_filtering_bound_logger(20)
