@@ -165,3 +165,18 @@ def test_what_was_acknowledged_is_flushed(tmp_path: Path) -> None:
         assert c.exec_driver_sql("PRAGMA synchronous").scalar_one() == 2
         assert c.exec_driver_sql("PRAGMA foreign_keys").scalar_one() == 1
     database.close()
+
+
+def test_an_accounts_number_is_never_given_again(database: Database) -> None:
+    def add(name: str) -> int | None:
+        with database.writing() as c:
+            return people.add_account(
+                c, username=name, email="", name="", role="user", password="", created_ns=1
+            )  # fmt: skip
+
+    first = add("first")
+    assert first is not None and add("first") is None
+    with database.writing() as c:
+        people.delete_account(c, first)
+    second = add("second")
+    assert second is not None and second > first

@@ -192,6 +192,15 @@ def test_a_manifest_cannot_fill_the_memory(enemy: Hostile, bob: Visitor, piece: 
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 150 << 10
 
 
+@pytest.mark.parametrize("at", [0, 1, 60_000, 65_536, 131_072])
+def test_a_number_without_end_is_refused_and_nothing_worse(enemy: Hostile, bob: Visitor, at: int) -> None:
+    """In a process of its own: a parser of the past brought it down, at the beginning of a block."""
+    opening = b'{"name":"tree","omit":[],"files":{"a":{"size":'
+    enemy.manifest = b" " * max(0, at - len(opening)) + opening + b"9" * 5000 + b"}}}"
+    done = bob.apart("manifest", "pull", "tree", "-t", bob.out, status=1)
+    assert "is not JSON" in done.error
+
+
 def test_a_server_that_leads_elsewhere_is_not_followed_and_gets_no_token_there(enemy: Hostile, bob: Visitor) -> None:
     with hostile_server() as other:
         enemy.answers["/accounts/me"] = [(307, {"Location": f"{other.url}/accounts/me"}, b"")]

@@ -7,7 +7,6 @@ Files and parts can be made anew from the shelf's snapshots.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -16,7 +15,8 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
 from holdfast.catalog.database import Connection
-from holdfast.catalog.rows import columns, every, one
+from holdfast.catalog.numbers import next_number
+from holdfast.catalog.rows import columns, every, insert_new, one
 from holdfast.catalog.tables import accounts, counters, digests, files, manifests, parts, seen, shelves, wanted
 
 _AT_ONCE = 2000  # values in one question: every database takes so many
@@ -217,7 +217,7 @@ def has_many_parts(connection: Connection, account: int, hash_: str, many: int) 
 def add_part(connection: Connection, account: int, part: Part, now_ns: int) -> bool:
     """Note a part; False when just this one is there already."""
     row = {"account": account, **msgspec.structs.asdict(part), "stored_ns": now_ns}
-    return _insert_new(connection, parts, row)
+    return insert_new(connection, parts, row)
 
 
 def delete_parts(connection: Connection, account: int, hash_: str) -> int:
@@ -242,7 +242,7 @@ def begin_manifest(connection: Connection, account: int, now_ns: int) -> int | N
     """
     if not hold_accounts(connection, [account]):
         return None
-    number = _next_number(connection)
+    number = next_number(connection, "manifests")
     row = {
         "id": number, "account": account, "name": "", "version": -now_ns, "timestamp": "", "base": "", "header": b"",
         "files": 0, "available": 0, "content_bytes": 0, "received_ns": now_ns, "size": 0, "chunks": b"", "depth": 0,
@@ -252,17 +252,11 @@ def begin_manifest(connection: Connection, account: int, now_ns: int) -> int | N
     return number
 
 
-def _next_number(connection: Connection) -> int:
-    """A number that no manifest ever had: what was read of one with a number can be done to it later."""
-    drawn = sa.update(counters).where(counters.c.name == "manifests").values(value=counters.c.value + 1)
-    return int(connection.execute(drawn.returning(counters.c.value)).scalar_one())
-
-
 def add_manifest(connection: Connection, **row: Any) -> None:
     """Note a snapshot of the command line as the next version of its name."""
     mine = sa.and_(of_account(None), manifests.c.name == row["name"])
     newest = connection.execute(sa.select(sa.func.max(manifests.c.version)).where(mine)).scalar_one_or_none()
-    about = {"id": _next_number(connection), "account": None, "version": (newest or 0) + 1}
+    about = {"id": next_number(connection, "manifests"), "account": None, "version": (newest or 0) + 1}
     connection.execute(sa.insert(manifests).values({**row, **about}))
 
 
@@ -385,7 +379,7 @@ def snapshots_known(connection: Connection) -> set[str]:
 
 
 def note_seen(connection: Connection, snapshot: str) -> None:
-    _insert_new(connection, seen, {"snapshot": snapshot})
+    insert_new(connection, seen, {"snapshot": snapshot})
 
 
 def forget_snapshots(connection: Connection, gone: Iterable[str]) -> None:
@@ -401,7 +395,7 @@ def digest_of(connection: Connection, key: bytes) -> str | None:
 
 
 def add_digest(connection: Connection, key: bytes, file: File) -> None:
-    _insert_new(connection, digests, {"key": key, **msgspec.structs.asdict(file)})
+    insert_new(connection, digests, {"key": key, **msgspec.structs.asdict(file)})
 
 
 def file_in_snapshots(connection: Connection, hash_: str) -> File | None:
@@ -418,7 +412,7 @@ def add_shelf(connection: Connection, snapshot: str, strangers: Iterable[str] = 
     here.
     """
     shown = "/".join(sorted(strangers))
-    if not _insert_new(connection, shelves, {"snapshot": snapshot, "strangers": shown}):
+    if not insert_new(connection, shelves, {"snapshot": snapshot, "strangers": shown}):
         connection.execute(sa.update(shelves).where(shelves.c.snapshot == snapshot).values(strangers=shown))
 
 
@@ -462,19 +456,6 @@ def _sum_and_count(column: sa.ColumnElement[int]) -> Any:
 
 
 # -- rows --------------------------------------------------------------------------------------------------------------
-
-
-def _insert_new(connection: Connection, table: sa.Table, row: dict[str, Any]) -> bool:
-    """Insert a row unless it is there; whether it is new."""
-    insert = _inserting_new(table, is_sqlite=connection.dialect.name == "sqlite")
-    return connection.execute(insert, row).first() is not None
-
-
-@functools.cache
-def _inserting_new(table: sa.Table, *, is_sqlite: bool) -> Any:
-    key = next(iter(table.primary_key.columns))
-    made = sqlite.insert(table) if is_sqlite else postgresql.insert(table)
-    return made.on_conflict_do_nothing().returning(key)
 
 
 def of_account(account: int | None) -> sa.ColumnElement[bool]:

@@ -13,10 +13,10 @@ from typing import Any
 import msgspec
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.exc import IntegrityError
 
 from holdfast.catalog.database import Connection
-from holdfast.catalog.rows import columns, every, one
+from holdfast.catalog.numbers import next_number
+from holdfast.catalog.rows import columns, every, insert_new, one
 from holdfast.catalog.tables import accounts, attempts, audit, sessions, subjects, tokens
 
 
@@ -68,14 +68,12 @@ def add_account(
     connection: Connection, *, username: str, email: str, name: str, role: str, password: str, created_ns: int
 ) -> int | None:
     """The new account's number; None when the name is taken."""
+    number = next_number(connection, "accounts")  # nobody comes into what somebody else had begun
     row = {
-        "username": username, "email": email, "name": name, "role": role, "password": password, "created_ns": created_ns
+        "id": number, "username": username, "email": email, "name": name, "role": role, "password": password,
+        "created_ns": created_ns,
     }  # fmt: skip
-    try:
-        with connection.begin_nested():
-            return int(connection.execute(sa.insert(accounts).values(row).returning(accounts.c.id)).scalar_one())
-    except IntegrityError:
-        return None
+    return number if insert_new(connection, accounts, row) else None
 
 
 def account_named(connection: Connection, username: str) -> Account | None:

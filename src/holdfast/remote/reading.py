@@ -102,7 +102,7 @@ class Manifest:
         return self._spools["symlinks"].lines(LinkLine)
 
     def _read(self, source: _Bounded) -> None:
-        events = ijson.basic_parse(source, buf_size=_BLOCK, use_float=True)
+        events = _events(source)
         try:
             if next(events)[0] != "start_map":
                 raise ContentError("What the server sent is no manifest.")
@@ -149,6 +149,23 @@ class Manifest:
             if line is not None:
                 add(line)
                 self.size += line.size if isinstance(line, FileLine) else 0
+
+
+def _events(source: _Bounded) -> Iterator[Event]:
+    """The parser's events. (``ijson.basic_parse`` may hand out an event without a value, at which Python crashes, for a
+    number of more digits than ``int`` takes: seen in 3.6.0. A list's ``append`` does not look at it, and tells.)
+    """
+    found = ijson.sendable_list()
+    parser = ijson.basic_parse_coro(found, use_float=True)
+    try:
+        while piece := source.read(_BLOCK):
+            parser.send(piece)
+            yield from found
+            found.clear()
+        parser.close()
+    except SystemError:
+        raise ValueError("a number without end") from None
+    yield from found
 
 
 class _Bounded:
