@@ -32,7 +32,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -65,6 +65,10 @@ class ServerSettings(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     url: str = ""
     most_bytes: int = 1 << 40  # of one file
     proxies: tuple[str, ...] = ()  # whose X-Forwarded-For and X-Forwarded-Proto are believed: addresses, networks
+    patience: Annotated[float, msgspec.Meta(gt=0)] = 30.0  # seconds that a client may be silent where it is its turn
+    least_rate: Annotated[int, msgspec.Meta(ge=0)] = 1024  # bytes a second that it must send, or take, then
+    connections: Annotated[int, msgspec.Meta(ge=1)] = 1000  # at once
+    connections_each: Annotated[int, msgspec.Meta(ge=1)] = 256  # at once, from one address that is no proxy's
 
 
 class OidcSettings(msgspec.Struct, forbid_unknown_fields=True, frozen=True):

@@ -1,7 +1,8 @@
 """A file's content from its beginning to its end, verified piece by piece, in memory that does not grow with the file.
 
 Nothing is given out before it was verified, and never more than the entry's size says. While one piece is written out,
-the next ones are read.
+the next ones are read: as many as whoever takes them needs in order not to wait. For who takes them slowly, a client
+behind a thin line, one is held and no more.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from holdfast.errors import Damaged, HoldfastError
 from holdfast.repository.contents import hole_length, items_of
 from holdfast.repository.format import ID_SIZE, Entry
 
-AHEAD = 4  # chunks read before they are asked for; with the one in hand at most 20 MiB
+AHEAD = 4  # chunks read at most before they are asked for; with the one in hand at most 20 MiB
 _ZEROS = bytes(1 << 20)
 
 
@@ -55,13 +56,20 @@ class Contents:
             yield self._reader.read(entry.content)  # one chunk: a thread would only cost
             return
         waiting: deque[Future[bytes] | int] = deque()
+        ahead = 1
         for item in items_of(entry, self._reader.read):
             length = hole_length(item)
             waiting.append(self._pool.submit(self._reader.read, item) if length is None else length)
-            if len(waiting) > AHEAD:
+            while len(waiting) > ahead:
                 yield from _ready(waiting.popleft())
+                ahead = min(ahead + 1, AHEAD) if _is_coming(waiting[0]) else max(ahead - 1, 1)
         while waiting:
             yield from _ready(waiting.popleft())
+
+
+def _is_coming(piece: Future[bytes] | int) -> bool:
+    """Whether one would have to wait for it."""
+    return isinstance(piece, Future) and not piece.done()
 
 
 def _ready(piece: Future[bytes] | int) -> Iterator[bytes]:

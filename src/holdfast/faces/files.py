@@ -9,27 +9,29 @@ from __future__ import annotations
 
 import asyncio
 import base64
+from collections import deque
+from concurrent.futures import Future
 from contextlib import aclosing
+from functools import partial
 from typing import Any
 
 import msgspec
 from anyio.to_thread import run_sync
 from fastapi import APIRouter, Depends, Path, Request
-from fastapi.responses import Response, StreamingResponse
+from fastapi.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from holdfast.accounts.directory import Identity
 from holdfast.errors import BrokenOff, Contradiction, HoldfastError, NoContent, UsageError
-from holdfast.faces.bodies import Outgoing, Span, announced, content_range, pieces, wanted_range
+from holdfast.faces.bodies import Outgoing, Span, announced, content_range, limits_of, pieces, small, wanted_range
 from holdfast.faces.gate import Gate
 from holdfast.faces.problems import Problem, problem_of, problems_of
 from holdfast.manifests.files import UNKNOWN, Files, State, parse_hash
 from holdfast.manifests.removing import Remover
-from holdfast.manifests.uploads import Upload, hasher_of
+from holdfast.manifests.uploads import AHEAD, Upload, hasher_of
 
 _SMALL = 1 << 20  # a body up to this size is one chunk: it needs no thread of its own
 _HASHED_AT_ONCE = 128 << 10  # up to this size hashing is quicker than having a thread do it
-_AT_ONCE = 64  # small bodies that are held in memory at the same time
 _encode = msgspec.json.Encoder().encode
 _PART_TYPE = "application/partial-upload"
 
@@ -111,7 +113,6 @@ class Face:
 
     def __init__(self, files: Files) -> None:
         self._files = files
-        self._room = asyncio.Semaphore(_AT_ONCE)
 
     async def put(self, request: Request, by: Identity, hash_: str) -> Response:
         """A whole file, a part by Content-Range, or the beginning of a resumable upload."""
@@ -125,9 +126,9 @@ class Face:
     async def put_whole(self, request: Request, by: Identity, hash_: str) -> Response:
         size = announced(request)
         if size is None or size > _SMALL:
-            return await self._put_large(request, by, hash_, size)
-        async with self._room, aclosing(pieces(request, _SMALL)) as body:
-            data = b"".join([piece async for piece in body])
+            async with limits_of(request).uploads.turn(by.account):
+                return await self._put_large(request, by, hash_, size)
+        data = await small(request, _SMALL, by.account)
         hasher = hasher_of(hash_)
         if len(data) <= _HASHED_AT_ONCE:
             hasher.update(data)
@@ -142,11 +143,10 @@ class Face:
         if not known.is_available:
             await run_sync(self._files.admit, by, size)
         upload = self._files.receive(hash_, keep=not known.is_available)
-        broken = await self._feed(request, upload, self._files.most_bytes)
-        if broken:
-            await run_sync(upload.abandon)
+        if broken := await _feed(request, upload, self._files.most_bytes):
+            await _gone(upload)
             raise broken
-        content, actual = await run_sync(upload.finish)
+        content, actual = await asyncio.wrap_future(upload.ended())
         if known.is_available and actual == hash_:
             await run_sync(self._files.keep, by, hash_)
             return _whole(hash_, content.size, 200)
@@ -156,27 +156,34 @@ class Face:
 
     async def put_part(self, request: Request, by: Identity, hash_: str, span: Span) -> Response:
         """A part by Content-Range. Its body must have just that many bytes."""
+        async with limits_of(request).uploads.turn(by.account):
+            return await self._put_part(request, by, hash_, span)
+
+    async def _put_part(self, request: Request, by: Identity, hash_: str, span: Span) -> Response:
         await run_sync(self._files.admit, by, span.total)
         known = await run_sync(self._files.demand_room, by, hash_, span.total)
         if (size := announced(request)) not in (None, span.stop - span.start):
             raise UsageError(f"Content-Range names {span.stop - span.start} bytes; the body has {size}.")
         upload = self._files.receive(None, keep=not known.is_available)
-        broken = await self._feed(request, upload, span.stop - span.start)
-        if broken:
-            await run_sync(upload.abandon)
+        if broken := await _feed(request, upload, span.stop - span.start):
+            await _gone(upload)
             raise broken
-        content, _ = await run_sync(upload.finish)
+        content, _ = await asyncio.wrap_future(upload.ended())
         if content.size != span.stop - span.start:
             raise BrokenOff(f"Content-Range names {span.stop - span.start} bytes; {content.size} came.")
         if not known.is_available:
             await asyncio.wrap_future(self._files.put_part(by, hash_, span.start, span.total, content))
-            known = await run_sync(self._files.finish, by, hash_)
+            known = await self._finish(request, by, hash_)
             return _answer(known, 201 if known.is_available else 202)
         await run_sync(self._files.keep, by, hash_)
         return _answer(known, 200)
 
     async def append(self, request: Request, by: Identity, hash_: str, offset: int, complete: bool) -> Response:
         """A piece of a resumable upload. What came is kept, also when the connection breaks."""
+        async with limits_of(request).uploads.turn(by.account):
+            return await self._append(request, by, hash_, offset, complete)
+
+    async def _append(self, request: Request, by: Identity, hash_: str, offset: int, complete: bool) -> Response:
         known = await run_sync(self._files.state, by, hash_)
         if known.is_available:
             return Problem(400, "completed-upload", "The upload is complete already.", type=_COMPLETED)
@@ -189,11 +196,14 @@ class Face:
             await run_sync(self._files.demand_room, by, hash_, total)
         upload = self._files.receive(None)
         most = self._files.most_bytes if total == UNKNOWN else total - offset
-        broken = await self._feed(request, upload, most)
-        content, _ = await run_sync(upload.finish)
+        broken = await _feed(request, upload, most)
+        content, _ = await asyncio.wrap_future(upload.ended())
         if isinstance(broken, BrokenOff) or broken is None:
             ended = complete and broken is None
-            known = await self._keep(by, hash_, offset, offset + content.size if ended else total, content, ended)
+            total = offset + content.size if ended else total
+            if content.size or ended:
+                await asyncio.wrap_future(self._files.put_part(by, hash_, offset, total, content))
+            known = await self._finish(request, by, hash_)
         if broken:
             raise broken
         answer = _answer(known, 201 if known.is_available else 202)
@@ -202,27 +212,8 @@ class Face:
         answer.headers["Location"] = f"/files/{hash_}"
         return answer
 
-    async def _keep(self, by: Identity, hash_: str, offset: int, total: int, content: Any, ended: bool) -> State:
-        if content.size or ended:
-            await asyncio.wrap_future(self._files.put_part(by, hash_, offset, total, content))
-        return await run_sync(self._files.finish, by, hash_)
-
-    async def _feed(self, request: Request, upload: Upload, most: int) -> Exception | None:
-        """The body into the upload: one piece is stored while the next comes. What broke it off, if anything did."""
-        storing: asyncio.Future[None] | None = None
-        try:
-            async with aclosing(pieces(request, most)) as body:
-                async for piece in body:
-                    if storing:
-                        await storing
-                    storing = asyncio.ensure_future(run_sync(upload.feed, piece))
-            if storing:
-                await storing
-        except Exception as e:  # noqa: BLE001 - the caller decides what it means
-            if storing and not storing.done():
-                await asyncio.wait([storing])
-            return e
-        return None
+    async def _finish(self, request: Request, by: Identity, hash_: str) -> State:
+        return await run_sync(self._files.finish, by, hash_, limiter=limits_of(request).uploading)
 
     async def get(self, request: Request, by: Identity, hash_: str) -> Response:
         file = await run_sync(self._files.file, by, hash_)
@@ -237,8 +228,11 @@ class Face:
         headers["Content-Length"] = str(stop - start)
         if span:
             headers["Content-Range"] = f"bytes {start}-{stop - 1}/{file.size}"
-        body = await Outgoing(self._files.pieces(file, start, stop)).begin()
-        return StreamingResponse(body.sent(), 206 if span else 200, headers, media_type="application/octet-stream")
+        limits = limits_of(request)
+        await limits.downloads.take(by.account)
+        pieces, over = self._files.pieces(file, start, stop), partial(limits.downloads.give_back, by.account)
+        body = await Outgoing(pieces, limits.downloading, over).begin()
+        return body.answer(206 if span else 200, headers, "application/octet-stream")
 
     async def head(self, by: Identity, hash_: str) -> Response:
         known = await run_sync(self._files.state, by, hash_)
@@ -251,6 +245,32 @@ class Face:
         if known.size is not None:
             more["Upload-Length"] = str(known.size)
         return Response(status_code=204, headers=more)
+
+
+async def _feed(request: Request, upload: Upload, most: int) -> Exception | None:
+    """The body into the upload, without a thread that waits: some pieces are stored while the next ones come. What
+    broke it off, if anything did.
+    """
+    waiting = deque[Future[None]]()
+    try:
+        async with aclosing(pieces(request, most)) as body:
+            async for piece in body:
+                waiting.append(upload.offer(piece))
+                if len(waiting) > AHEAD:
+                    await asyncio.wrap_future(waiting.popleft())
+    except Exception as e:  # noqa: BLE001 - the caller decides what it means
+        return e
+    except BaseException:
+        upload.abandon()
+        raise
+    return None
+
+
+async def _gone(upload: Upload) -> None:
+    """Give up an upload, and wait until its thread has ended: until then it counts."""
+    ended = asyncio.wrap_future(upload.abandon())
+    await asyncio.wait([ended])
+    ended.exception()  # nobody's business any more
 
 
 def _facts(hash_: str) -> dict[str, str]:
@@ -318,7 +338,7 @@ _BYTES = {"content": {"application/octet-stream": {"schema": {"type": "string", 
 _PUT: dict[int | str, dict[str, Any]] = {
     200: {"description": "It was there already.", **_SAID}, 201: {"description": "It is stored.", **_SAID},
     202: {"description": "The part is stored; more is needed.", **_SAID},
-    **problems_of(400, 409, 413, 422, 503, 507),
+    **problems_of(400, 408, 409, 413, 422, 503, 507),
 }  # fmt: skip
 _PATCH: dict[int | str, dict[str, Any]] = _PUT | problems_of(415)
 _DELETE: dict[int | str, dict[str, Any]] = {
@@ -326,7 +346,7 @@ _DELETE: dict[int | str, dict[str, Any]] = {
 }  # fmt: skip
 _GET: dict[int | str, dict[str, Any]] = {
     200: {"description": "The whole file.", **_BYTES}, 206: {"description": "The range.", **_BYTES},
-    304: {"description": "You have it."}, **problems_of(400, 404, 416),
+    304: {"description": "You have it."}, **problems_of(400, 404, 416, 503),
 }  # fmt: skip
 _HEAD: dict[int | str, dict[str, Any]] = {
     200: {"description": "It is here."}, 204: {"description": "A part of it is here."},

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 from urllib.parse import quote
 
 import msgspec
 from anyio.to_thread import run_sync
 from fastapi import APIRouter, Depends, Path, Query, Request
-from fastapi.responses import Response, StreamingResponse
+from fastapi.responses import Response
 
 from holdfast.accounts.directory import Identity
 from holdfast.catalog.holdings import Manifest
 from holdfast.errors import UsageError
-from holdfast.faces.bodies import Outgoing, spooled
+from holdfast.faces.bodies import Limits, Outgoing, limits_of, spooled
 from holdfast.faces.gate import Gate
 from holdfast.faces.problems import problems_of
 from holdfast.manifests.document import demand_name
@@ -52,15 +54,23 @@ def router(manifests: Manifests, remover: Remover, gate: Gate, folder: str) -> A
 
     @routes.get("/name/{name}", summary="One manifest", responses=_GET)
     async def by_name(
-        name: str = called, version: int | None = version, availability: str = form, by: Identity = Depends(reads)
+        request: Request,
+        name: str = called,
+        version: int | None = version,
+        availability: str = form,
+        by: Identity = Depends(reads),
     ) -> Response:
-        return await face.get(by, name, version, availability == "int")
+        return await face.get(request, by, name, version, availability == "int")
 
     @routes.get("/{name}", summary="One manifest, by a shorter address", responses=_GET)
     async def by_short_name(
-        name: str = called, version: int | None = version, availability: str = form, by: Identity = Depends(reads)
+        request: Request,
+        name: str = called,
+        version: int | None = version,
+        availability: str = form,
+        by: Identity = Depends(reads),
     ) -> Response:
-        return await face.get(by, name, version, availability == "int")
+        return await face.get(request, by, name, version, availability == "int")
 
     @routes.delete("/name/{name}", summary="Delete a version, or all", status_code=204, responses=_DELETE)
     async def delete(
@@ -84,9 +94,16 @@ class _Face:
         self._manifests, self._folder = manifests, folder
 
     async def post(self, request: Request, by: Identity, as_number: bool) -> Response:
-        with await spooled(request, MOST_BYTES, self._folder) as source:
-            made = await run_sync(self._manifests.receive, by, source)
-        answer = await self._rendered(by, made, as_number, 201)
+        limits = limits_of(request)
+        await limits.documents.take(by.account)
+        over = partial(limits.documents.give_back, by.account)
+        try:
+            with await spooled(request, MOST_BYTES, self._folder) as source:
+                made = await run_sync(self._manifests.receive, by, source, limiter=limits.uploading)
+        except BaseException:
+            over()
+            raise
+        answer = await self._rendered(limits, by, made, as_number, 201, over)  # never refused: the manifest is stored
         answer.headers["Location"] = _address(made, with_version=True)
         return answer
 
@@ -95,14 +112,19 @@ class _Face:
         found = [about(m) | {"url": _address(m, with_version=name is not None)} for m in page.manifests]
         return Response(_encode({"manifests": found, "next": page.next}), media_type="application/json")
 
-    async def get(self, by: Identity, name: str, version: int | None, as_number: bool) -> Response:
+    async def get(self, request: Request, by: Identity, name: str, version: int | None, as_number: bool) -> Response:
         found = await run_sync(self._manifests.named, by, demand_name(name), version)
-        return await self._rendered(by, found, as_number, 200)
+        limits = limits_of(request)
+        await limits.downloads.take(by.account)
+        over = partial(limits.downloads.give_back, by.account)
+        return await self._rendered(limits, by, found, as_number, 200, over)
 
-    async def _rendered(self, by: Identity, manifest: Manifest, as_number: bool, status: int) -> Response:
-        body = await Outgoing(self._manifests.render(by, manifest, as_number=as_number)).begin()
-        headers = {"X-Manifest-Version": str(manifest.version)}
-        return StreamingResponse(body.sent(), status, headers, media_type="application/json")
+    async def _rendered(
+        self, limits: Limits, by: Identity, manifest: Manifest, as_number: bool, status: int, over: Callable[[], None]
+    ) -> Response:
+        pieces = self._manifests.render(by, manifest, as_number=as_number)
+        body = await Outgoing(pieces, limits.downloading, over).begin()
+        return body.answer(status, {"X-Manifest-Version": str(manifest.version)}, "application/json")
 
 
 def _address(manifest: Manifest, *, with_version: bool) -> str:
@@ -152,10 +174,10 @@ def _json(schema: dict[str, Any]) -> dict[str, Any]:
 _BODY = {"requestBody": {"required": True, **_json(_MANIFEST)}}
 _KNOWN = problems_of(400, 401, 403, 429)
 _POST: dict[int | str, dict[str, Any]] = {
-    201: {"description": "It is stored.", **_json(_MANIFEST)}, **_KNOWN, **problems_of(413, 503, 507)
+    201: {"description": "It is stored.", **_json(_MANIFEST)}, **_KNOWN, **problems_of(408, 413, 503, 507)
 }  # fmt: skip
 _LIST: dict[int | str, dict[str, Any]] = {200: {"description": "A page of them.", **_json(_PAGE)}, **_KNOWN}
 _GET: dict[int | str, dict[str, Any]] = {
-    200: {"description": "The manifest.", **_json(_MANIFEST)}, **_KNOWN, **problems_of(404)
+    200: {"description": "The manifest.", **_json(_MANIFEST)}, **_KNOWN, **problems_of(404, 503)
 }  # fmt: skip
 _DELETE: dict[int | str, dict[str, Any]] = {204: {"description": "It is gone."}, **_KNOWN, **problems_of(404, 503)}

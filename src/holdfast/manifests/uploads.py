@@ -1,7 +1,8 @@
 """A body on its way into the repository: hashed, cut and stored while it comes, in a thread of its own.
 
-What is promised: memory does not grow with the body; ``feed`` waits when storing is slower than receiving; nothing of
-it counts before an order of the shelf names it.
+What is promised: memory does not grow with the body, if whoever offers pieces waits when AHEAD of them are not taken
+yet; only ``feed`` and ``finish`` wait in the caller's thread; nothing of it counts before an order of the shelf names
+it.
 """
 
 from __future__ import annotations
@@ -9,9 +10,11 @@ from __future__ import annotations
 import hashlib
 import queue
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from holdfast.manifests.shelf import Content, Shelf
 from holdfast.repository.chunking import Cutter
@@ -23,9 +26,11 @@ from holdfast.storage.base import Buffer
 if TYPE_CHECKING:
     from hashlib import _Hash
 
+T = TypeVar("T")
+
 PIECE = 1 << 20  # bytes handed over at a time
-_WAITING = 4  # pieces
-_CUTTERS = 8  # uploads that are cut at the same time: each has a window of 8 MiB
+AHEAD = 4  # pieces that may wait for being taken
+_KEPT = 8  # cutters that are kept for the next upload: each has a window of 8 MiB
 
 
 def hasher_of(hash_: str) -> _Hash:
@@ -34,73 +39,89 @@ def hasher_of(hash_: str) -> _Hash:
 
 
 class Cutters:
-    """A few cutters, lent out. A thread waits for one."""
+    """Cutters, lent out. Nobody waits for one, or else a few bodies that come slowly would hold up all the others: how
+    many there are is decided by who lets uploads begin.
+    """
 
     def __init__(self, chunker: Chunker) -> None:
-        self._free: queue.LifoQueue[Cutter] = queue.LifoQueue()
-        for _ in range(_CUTTERS):
-            self._free.put(Cutter(chunker))
+        self._chunker = chunker
+        self._free: deque[Cutter] = deque(maxlen=_KEPT)
 
     @contextmanager
     def lent(self) -> Iterator[Cutter]:
-        cutter = self._free.get()
+        try:
+            cutter = self._free.pop()
+        except IndexError:
+            cutter = Cutter(self._chunker)
         try:
             yield cutter
         finally:
-            self._free.put(cutter)
+            self._free.append(cutter)
 
 
 class Upload:
-    """One body. ``feed`` and then ``finish``, or ``abandon``. ``hash_`` chooses the hash; None: none is made."""
+    """One body. ``offer`` (or ``feed``), and then ``ended`` (or ``finish``), or ``abandon``. ``hash_`` chooses the
+    hash; None: none is made.
+    """
 
     def __init__(self, shelf: Shelf, cutters: Cutters, hash_: str | None, *, keep: bool = True) -> None:
         self._shelf, self._cutters, self._keep = shelf, cutters, keep
         self._hasher = hasher_of(hash_) if hash_ is not None else None
-        self._pieces: queue.Queue[Buffer | None] = queue.Queue(_WAITING)
+        self._pieces: queue.SimpleQueue[tuple[Buffer, Future[None]] | None] = queue.SimpleQueue()
+        self._fed: deque[Future[None]] = deque()
         self._abandoned = False
-        self._content: Content | None = None
+        self._lock = threading.Lock()  # no piece is added once the thread has failed: nobody would take it
         self._failure: BaseException | None = None
-        self._thread = threading.Thread(target=self._run, name="upload", daemon=True)
-        self._thread.start()
+        self._done: Future[tuple[Content, str]] = _started(Future())
+        threading.Thread(target=self._run, name="upload", daemon=True).start()
+
+    def offer(self, piece: Buffer) -> Future[None]:
+        """The next bytes, without waiting. The future is done when they were taken, or tells what went wrong with
+        these or earlier ones.
+        """
+        taken: Future[None] = _started(Future())
+        with self._lock:
+            if self._failure is None:
+                self._pieces.put((piece, taken))
+                return taken
+        taken.set_exception(self._failure)
+        return taken
 
     def feed(self, piece: Buffer) -> None:
         """The next bytes. Waits when too many wait; raises what went wrong with the earlier ones."""
-        while self._failure is None:
-            try:
-                self._pieces.put(piece, timeout=1.0)
-                return
-            except queue.Full:
-                continue
-        raise self._failure
+        self._fed.append(self.offer(piece))
+        if len(self._fed) > AHEAD:
+            self._fed.popleft().result()
+
+    def ended(self) -> Future[tuple[Content, str]]:
+        """That was all. The future tells the content, and its hash in hex digits (empty if none was asked for)."""
+        self._pieces.put(None)
+        return self._done
 
     def finish(self) -> tuple[Content, str]:
-        """The content, and its hash in hex digits (empty if none was asked for)."""
-        self._end()
-        if self._failure is not None:
-            raise self._failure
-        assert self._content is not None
-        return self._content, self._hasher.hexdigest() if self._hasher else ""
+        """That was all: waits for what ``ended`` tells."""
+        return self.ended().result()
 
-    def abandon(self) -> None:
-        """End the thread; what was stored is not referred to by anything."""
+    def abandon(self) -> Future[tuple[Content, str]]:
+        """End the thread; what was stored is not referred to by anything. The future is done when it has ended."""
         self._abandoned = True
-        self._end()
-
-    def _end(self) -> None:
-        while self._thread.is_alive():
-            try:
-                self._pieces.put(None, timeout=0.1)
-                break
-            except queue.Full:
-                continue
-        self._thread.join()
+        return self.ended()
 
     def _run(self) -> None:
         try:
             with self._cutters.lent() as cutter:
-                self._content = self._store(cutter)
+                content = self._store(cutter)
+            self._done.set_result((content, self._hasher.hexdigest() if self._hasher else ""))
         except BaseException as e:  # noqa: BLE001 - it is raised in the caller's thread
-            self._failure = e
+            self._fail(e)
+
+    def _fail(self, error: BaseException) -> None:
+        with self._lock:
+            self._failure = error
+        while not self._pieces.empty():
+            if (waiting := self._pieces.get()) is not None:
+                waiting[1].set_exception(error)
+        self._done.set_exception(error)
 
     def _store(self, cutter: Cutter) -> Content:
         items, size = ContentList(lambda piece: self._shelf.add(TREE, piece)), 0
@@ -116,12 +137,20 @@ class Upload:
 
     def _next(self) -> Buffer:
         """The next piece, hashed; empty at the end."""
-        piece = None if self._abandoned else self._pieces.get()
-        if piece is None:
+        waiting = None if self._abandoned else self._pieces.get()
+        if waiting is None:
             return b""
+        piece, taken = waiting
+        taken.set_result(None)
         if self._hasher is not None:
             self._hasher.update(piece)
         return piece
+
+
+def _started(future: Future[T]) -> Future[T]:
+    """One that whoever waits for it cannot cancel any more."""
+    future.set_running_or_notify_cancel()
+    return future
 
 
 def _reading(next_piece: Callable[[], Buffer]) -> Callable[[memoryview], int]:
