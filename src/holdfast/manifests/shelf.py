@@ -231,6 +231,9 @@ class Shelf:
     def _commit(self, batch: list[Order]) -> None:
         if time.monotonic() - self._looked > LOOK_S:
             self._heed_prune()
+        if any(not isinstance(order.content, bytes) and not self._knows(order.content) for order in batch):
+            self._session.writer.flush()  # so that what others added stays
+            self._renew()
         for _ in range(_TRIES):
             ready = [(order, content) for order in batch if (content := self._ready(order))]
             if not ready or self._put(ready):
@@ -240,17 +243,23 @@ class Shelf:
         _fail(batch, _moved())
 
     def _ready(self, order: Order) -> Content | None:
-        """The order's content, stored as far as this session goes; None, and the order has failed, when it was stored
-        by an earlier session and is not to be found.
+        """The order's content, stored as far as this session goes; None, and the order has failed, when it is not to be
+        found.
         """
         if isinstance(order.content, bytes):
             return self.small(order.content)
-        if order.content.depth:
-            self._session.writer.flush()  # so that its lists of chunks can be read
-        if None not in self._packs_of(order.content):
+        if self._knows(order.content):
             return order.content
         order.done.set_exception(_moved())
         return None
+
+    def _knows(self, content: Content) -> bool:
+        """Whether the session knows where all of a content lies. It does not when an earlier one stored it, or another
+        server, since it began.
+        """
+        if content.depth:
+            self._session.writer.flush()  # so that its lists of chunks can be read
+        return None not in self._packs_of(content)
 
     def small(self, data: bytes) -> Content:
         """Store what is at most one chunk."""
