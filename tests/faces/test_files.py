@@ -303,6 +303,35 @@ def test_a_full_quota_is_507(server: Running):
             assert (got.status_code, got.json()["code"]) == (507, "quota")
 
 
+def test_of_a_body_that_does_not_say_how_long_it_is_no_more_is_stored_than_there_is_room_for(server: Running):
+    name = f"small-{time.time_ns()}"
+    with server.user(name) as small, server.client() as admin:
+        admin.patch(f"/accounts/users/{name}", json={"quota": {"bytes": 5_000_000}})
+        before = stored(server)
+        body = (noise(MIB, number) for number in range(60))
+        got = small.put(f"/files/{'0' * 64}", content=body)
+        assert (got.status_code, got.json()["code"]) == (507, "quota")
+        small.put(f"/files/{sha256(b'x')}", content=b"x")  # whatever waited is stored now
+        assert stored(server) - before < 20 * MIB
+
+
+def stored(server: Running) -> int:
+    return sum(path.stat().st_size for path in (server.data / "repository/data").rglob("*") if path.is_file())
+
+
+def test_a_file_that_fits_may_come_in_parts_to_the_last_byte_of_the_quota(server: Running):
+    name, data = f"small-{time.time_ns()}", noise(900_000)
+    address = f"/files/{sha256(data)}"
+    with server.user(name) as small, server.client() as admin:
+        admin.patch(f"/accounts/users/{name}", json={"quota": {"bytes": 900_000}})
+        for start in range(0, 900_000, 300_000):
+            span = {"Content-Range": f"bytes {start}-{start + 299_999}/900000"}
+            assert small.put(address, content=data[start : start + 300_000], headers=span).status_code in (201, 202)
+        assert small.get(address).content == data
+        too_much = {"Content-Range": "bytes 0-9/900001"}
+        assert small.put(f"/files/{'0' * 64}", content=data[:10], headers=too_much).status_code == 507
+
+
 def test_no_secret_is_in_the_log(server: Running, ann: httpx2.Client):
     ann.get("/files/xyz?password=hunter2", headers={"X-Request-ID": "mine-1"})
     time.sleep(0.1)

@@ -38,7 +38,7 @@ def serve(out: Output, **options: Any) -> int:
     with listener, Ending() as ending, open_server(settings, admin_password(), sys.stderr, oidc=oidc) as server:
         _greet(out, server, url)
         sys.stdout.flush()
-        serve_app(server.app, listener, ending, settings.proxies)
+        serve_app(server.app, listener, ending, settings)
     out.event("summary", stopped=True)
     return 0
 

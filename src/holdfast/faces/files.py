@@ -22,11 +22,11 @@ from fastapi.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from holdfast.accounts.directory import Identity
-from holdfast.errors import BrokenOff, Contradiction, HoldfastError, NoContent, UsageError
+from holdfast.errors import BrokenOff, Contradiction, HoldfastError, NoContent, TooLarge, UsageError
 from holdfast.faces.bodies import Outgoing, Span, announced, content_range, limits_of, pieces, small, wanted_range
 from holdfast.faces.gate import Gate
 from holdfast.faces.problems import Problem, problem_of, problems_of
-from holdfast.manifests.files import UNKNOWN, Files, State, parse_hash
+from holdfast.manifests.files import UNKNOWN, Files, State, parse_hash, quota_full
 from holdfast.manifests.removing import Remover
 from holdfast.manifests.uploads import AHEAD, Upload, hasher_of
 
@@ -140,12 +140,11 @@ class Face:
 
     async def _put_large(self, request: Request, by: Identity, hash_: str, size: int | None) -> Response:
         known = await run_sync(self._files.state, by, hash_)
-        if not known.is_available:
-            await run_sync(self._files.admit, by, size)
+        most = self._files.most_bytes if known.is_available else await run_sync(self._files.admit, by, size)
         upload = self._files.receive(hash_, keep=not known.is_available)
-        if broken := await _feed(request, upload, self._files.most_bytes):
+        if broken := await _feed(request, upload, most):
             await _gone(upload)
-            raise broken
+            raise self._meant(broken, most)
         content, actual = await asyncio.wrap_future(upload.ended())
         if known.is_available and actual == hash_:
             await run_sync(self._files.keep, by, hash_)
@@ -160,7 +159,7 @@ class Face:
             return await self._put_part(request, by, hash_, span)
 
     async def _put_part(self, request: Request, by: Identity, hash_: str, span: Span) -> Response:
-        await run_sync(self._files.admit, by, span.total)
+        await run_sync(self._files.admit, by, span.stop - span.start, span.total)
         known = await run_sync(self._files.demand_room, by, hash_, span.total)
         if (size := announced(request)) not in (None, span.stop - span.start):
             raise UsageError(f"Content-Range names {span.stop - span.start} bytes; the body has {size}.")
@@ -186,16 +185,17 @@ class Face:
     async def _append(self, request: Request, by: Identity, hash_: str, offset: int, complete: bool) -> Response:
         known = await run_sync(self._files.state, by, hash_)
         if known.is_available:
+            await run_sync(self._files.keep, by, hash_)
             return Problem(400, "completed-upload", "The upload is complete already.", type=_COMPLETED)
         if offset != known.leading or len(known.ranges) > 1:
             return _mismatch(known, offset)
         size, length = announced(request), _length(request)
         total = length if length is not None else offset + size if complete and size is not None else UNKNOWN
-        await run_sync(self._files.admit, by, None if total == UNKNOWN else total)
+        room = await run_sync(self._files.admit, by, size, None if total == UNKNOWN else total)
         if total != UNKNOWN:
             await run_sync(self._files.demand_room, by, hash_, total)
         upload = self._files.receive(None)
-        most = self._files.most_bytes if total == UNKNOWN else total - offset
+        most = room if total == UNKNOWN else min(room, total - offset)
         broken = await _feed(request, upload, most)
         content, _ = await asyncio.wrap_future(upload.ended())
         if isinstance(broken, BrokenOff) or broken is None:
@@ -205,12 +205,17 @@ class Face:
                 await asyncio.wrap_future(self._files.put_part(by, hash_, offset, total, content))
             known = await self._finish(request, by, hash_)
         if broken:
-            raise broken
+            raise self._meant(broken, room) if most == room else broken
         answer = _answer(known, 201 if known.is_available else 202)
         answer.headers["Upload-Offset"] = str(known.size if known.is_available else known.leading)
         answer.headers["Upload-Complete"] = "?1" if known.is_available else "?0"
         answer.headers["Location"] = f"/files/{hash_}"
         return answer
+
+    def _meant(self, broken: Exception, room: int) -> Exception:
+        """What is told of a body that was broken off: too large for its account's room is not too large as such."""
+        is_room = isinstance(broken, TooLarge) and room < self._files.most_bytes
+        return quota_full() if is_room else broken
 
     async def _finish(self, request: Request, by: Identity, hash_: str) -> State:
         return await run_sync(self._files.finish, by, hash_, limiter=limits_of(request).uploading)

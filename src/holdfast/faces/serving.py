@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import gc
 import ipaddress
-import os
 import resource
 import signal
 import socket
@@ -27,7 +26,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from holdfast.errors import UsageError
 from holdfast.faces.bodies import Limits, impose
 from holdfast.faces.problems import Problem
-from holdfast.settings import ServerSettings, load_server
+from holdfast.settings import ServerSettings
 
 FINISH_S = 30  # so long running requests have after SIGTERM
 MOST_BARE = 64 << 10  # bytes that may come without one of a body: headers, and what stands between and behind pieces
@@ -70,19 +69,12 @@ class Ending:
             self.server.should_exit = True
 
 
-def serve_app(
-    app: ASGIApp,
-    listener: socket.socket,
-    ending: Ending,
-    proxies: Sequence[str] = (),
-    settings: ServerSettings | None = None,
-) -> None:
-    """Serve until it is to end; then return. ``proxies``: who may say which address a request comes from. What
-    ``settings`` says of patience and connections counts; without them, what the environment says.
+def serve_app(app: ASGIApp, listener: socket.socket, ending: Ending, settings: ServerSettings) -> None:
+    """Serve until it is to end; then return. Of the settings count the proxies, who may say which address a request
+    comes from, and what is said of patience and connections.
     """
-    config = _Config(app, settings or load_server({"config": os.devnull}), proxies)
     _collect_less_often()
-    ending.server = _Server(config)
+    ending.server = _Server(_Config(app, settings))
     if not ending.asked:  # while it runs uvicorn hears the signals itself
         ending.server.run(sockets=[listener])
 
@@ -109,15 +101,15 @@ def _most_connections(wanted: int) -> int:
 class _Config(uvicorn.Config):
     """uvicorn's settings, and ours for its connections to find."""
 
-    def __init__(self, app: ASGIApp, settings: ServerSettings, proxies: Sequence[str]) -> None:
+    def __init__(self, app: ASGIApp, settings: ServerSettings) -> None:
         super().__init__(
             app, loop="uvloop", http=Connection, ws="none", lifespan="off", log_config=None, access_log=False,
-            server_header=False, proxy_headers=bool(proxies), forwarded_allow_ips=list(proxies),
+            server_header=False, proxy_headers=bool(settings.proxies), forwarded_allow_ips=list(settings.proxies),
             timeout_graceful_shutdown=FINISH_S,
         )  # fmt: skip
         self.patience, self.least_rate = settings.patience, settings.least_rate
         self.limits = Limits(settings.patience)
-        self.door = _Door(_most_connections(settings.connections), settings.connections_each, proxies)
+        self.door = _Door(_most_connections(settings.connections), settings.connections_each, settings.proxies)
 
 
 class _Server(uvicorn.Server):

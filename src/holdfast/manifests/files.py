@@ -117,18 +117,19 @@ class Files:
 
     # -- whole files -----------------------------------------------------------------------------------------------
 
-    def admit(self, by: Identity, size: int | None) -> int:
-        """Refuse a body of that size (None: unknown) before it is received: TooLarge, QuotaFull. How many bytes it may
-        have at most.
+    def admit(self, by: Identity, size: int | None, total: int | None = None) -> int:
+        """Refuse a body of that size (None: unknown) of a file of ``total`` bytes before it is received: TooLarge,
+        QuotaFull. How many bytes it may have at most.
         """
-        if size is not None and size > self.most_bytes:
+        most = max(size or 0, total or 0)
+        if most > self.most_bytes:
             raise TooLarge(f"A file has at most {self.most_bytes} bytes here.")
         with self._database.reading() as c:
             account = people.account_by_id(c, by.account)
         if account is None or account.quota_bytes is None:
             return self.most_bytes
         left = account.quota_bytes - account.used_bytes
-        if left < (size or 0):
+        if left < (size or 0) or account.quota_bytes < most:
             raise quota_full()
         return min(self.most_bytes, max(left, 0))
 
@@ -267,12 +268,17 @@ class Files:
         hasher = hasher_of(hash_)
         end_to_end = all((a, b) == (part.start, part.stop) for part, a, b in plan)
         again = None if end_to_end else self.receive(None)
-        for part, a, b in plan:
-            content = Content(part.stop - part.start, part.chunks, part.depth)
-            for piece in self._read(content, a - part.start, b - part.start, hash_):
-                hasher.update(piece)
-                if again:
-                    again.feed(piece)
+        try:
+            for part, a, b in plan:
+                content = Content(part.stop - part.start, part.chunks, part.depth)
+                for piece in self._read(content, a - part.start, b - part.start, hash_):
+                    hasher.update(piece)
+                    if again:
+                        again.feed(piece)
+        except BaseException:
+            if again:
+                again.abandon()
+            raise
         if again:
             return again.finish()[0], hasher.hexdigest()
         items = ContentList(lambda piece: self._shelf.add(TREE, piece))
