@@ -14,6 +14,7 @@ from holdfast.accounts.directory import Identity
 from holdfast.catalog import holdings
 from holdfast.catalog.tables import files, manifests, parts, shelves, wanted
 from holdfast.errors import Contradiction, Damaged, Forbidden, NoContent, ObjectMissing, StorageUnavailable
+from holdfast.manifests.shelf import TAG
 from holdfast.repository import prune
 from holdfast.repository.check import check
 from tests.manifests.making import Room, entry, sha256
@@ -94,7 +95,7 @@ def test_nothing_goes_while_a_manifest_is_received(room: Room):
     assert room.remover.give_up() == 0
     assert has(room, b"one")
     with room.database.writing() as c:
-        holdings.drop_unfinished(c, number)
+        holdings.drop_unfinished(c, number, room.ann.account)
     assert room.remover.give_up() == 1
     assert not has(room, b"one")
 
@@ -343,3 +344,22 @@ def test_manifests_that_come_while_files_are_given_up_tell_the_truth(room: Room)
         giving_up.join()
         room.remover.give_up()
         assert (told.available == 1) == has(room, data)
+
+
+def test_of_a_deleted_manifest_only_its_version_is_kept(room: Room):
+    room.post(room.ann, {"name": "m", "base": "/b" * 10_000, "timestamp": "2020-01-01T00:00:00", "files": {}})
+    room.remover.delete(room.ann, "m", None)
+    room.remover.give_up()
+    with room.database.reading() as c:
+        row = c.execute(sa.select(manifests)).one()
+    assert (row.version, row.base, row.timestamp, row.header, row.chunks) == (1, "", "", b"", b"")
+    assert usage(room) == (0, 0)
+
+
+def test_an_account_that_is_deleted_is_given_up_from_the_shelf(room: Room):
+    room.put(room.ann, b"of ann")
+    room.put(room.ben, b"of ben")
+    room.house.directory.delete(room.house.admin, "ben")
+    assert room.tidier.tidy() == 2
+    (stored,) = [s for s in room.repo.snapshots() if TAG in s.snapshot.tags]
+    assert [path for path, _ in room.tidier._files_in(stored)] == [f"ann/files/{sha256(b'of ann')}".encode()]

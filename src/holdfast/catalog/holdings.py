@@ -17,7 +17,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from holdfast.catalog.database import Connection
 from holdfast.catalog.numbers import next_number
 from holdfast.catalog.rows import columns, every, insert_new, one
-from holdfast.catalog.tables import accounts, counters, digests, files, manifests, parts, seen, shelves, wanted
+from holdfast.catalog.tables import accounts, digests, files, manifests, parts, seen, shelves, wanted
 
 _AT_ONCE = 2000  # values in one question: every database takes so many
 whole = sa.and_(manifests.c.version > 0, manifests.c.deletion.is_(None))  # received to its end, and not deleted
@@ -220,10 +220,17 @@ def add_part(connection: Connection, account: int, part: Part, now_ns: int) -> b
     return insert_new(connection, parts, row)
 
 
-def delete_parts(connection: Connection, account: int, hash_: str) -> int:
-    """Forget the parts of a file; how many bytes they were together."""
-    mine = sa.and_(parts.c.account == account, parts.c.hash == hash_)
-    gone = connection.execute(sa.delete(parts).where(mine).returning(parts.c.start, parts.c.stop))
+def delete_parts(connection: Connection, account: int, hash_: str, some: Iterable[Part] | None = None) -> int:
+    """Forget the parts of a file, or some of them; how many bytes they were together."""
+    chosen = sa.and_(parts.c.account == account, parts.c.hash == hash_)
+    if some is not None:
+        spans = [sa.and_(parts.c.start == part.start, parts.c.stop == part.stop) for part in some]
+        return sum(_delete_parts(connection, sa.and_(chosen, span)) for span in spans)
+    return _delete_parts(connection, chosen)
+
+
+def _delete_parts(connection: Connection, chosen: sa.ColumnElement[bool]) -> int:
+    gone = connection.execute(sa.delete(parts).where(chosen).returning(parts.c.start, parts.c.stop))
     return sum(stop - start for start, stop in gone)
 
 
@@ -254,9 +261,10 @@ def begin_manifest(connection: Connection, account: int, now_ns: int) -> int | N
 
 def add_manifest(connection: Connection, **row: Any) -> None:
     """Note a snapshot of the command line as the next version of its name."""
+    number = next_number(connection, "manifests")  # first: from here on nobody else adds one
     mine = sa.and_(of_account(None), manifests.c.name == row["name"])
     newest = connection.execute(sa.select(sa.func.max(manifests.c.version)).where(mine)).scalar_one_or_none()
-    about = {"id": next_number(connection, "manifests"), "account": None, "version": (newest or 0) + 1}
+    about = {"id": number, "account": None, "version": (newest or 0) + 1}
     connection.execute(sa.insert(manifests).values({**row, **about}))
 
 
@@ -278,15 +286,19 @@ def finish_manifest(connection: Connection, number: int, account: int, here: int
     return version if changed.rowcount else None
 
 
-def drop_unfinished(connection: Connection, number: int) -> None:
+def drop_unfinished(connection: Connection, number: int, account: int) -> None:
     """One whose receiving failed."""
+    hold_accounts(connection, [account])
     connection.execute(sa.delete(manifests).where(manifests.c.id == number, manifests.c.version <= 0))
 
 
-def drop_all_unfinished(connection: Connection, before_ns: int) -> None:
+def drop_all_unfinished(connection: Connection, before_ns: int, but: Iterable[int]) -> None:
     """Those whose receiving began before that time: whoever did it was killed."""
-    old = sa.and_(manifests.c.version <= 0, manifests.c.received_ns < before_ns)
-    connection.execute(sa.delete(manifests).where(old))
+    old = sa.and_(manifests.c.version <= 0, manifests.c.received_ns < before_ns, manifests.c.id.not_in(list(but)))
+    found = connection.execute(sa.select(manifests.c.id, manifests.c.account).where(old)).all()
+    hold_accounts(connection, [row.account for row in found])
+    gone = sa.delete(manifests).where(manifests.c.id.in_([row.id for row in found]), manifests.c.version <= 0)
+    connection.execute(gone)
 
 
 def add_wanted(connection: Connection, number: int, missing: Mapping[tuple[str, int], int]) -> None:
@@ -365,8 +377,8 @@ def without_snapshot(connection: Connection) -> list[int]:
 
 
 def set_snapshot(connection: Connection, number: int, snapshot: str) -> bool:
-    """False when the manifest is gone, or has one already."""
-    mine = sa.and_(manifests.c.id == number, manifests.c.snapshot == "", whole)
+    """False when the manifest is gone, or has another one already."""
+    mine = sa.and_(manifests.c.id == number, manifests.c.snapshot.in_(["", snapshot]), whole)
     return connection.execute(sa.update(manifests).where(mine).values(snapshot=snapshot)).rowcount == 1
 
 
@@ -378,8 +390,9 @@ def snapshots_known(connection: Connection) -> set[str]:
     return set(connection.execute(sa.select(seen.c.snapshot)).scalars())
 
 
-def note_seen(connection: Connection, snapshot: str) -> None:
-    insert_new(connection, seen, {"snapshot": snapshot})
+def note_seen(connection: Connection, snapshot: str) -> bool:
+    """False when somebody else has noted it meanwhile."""
+    return insert_new(connection, seen, {"snapshot": snapshot})
 
 
 def forget_snapshots(connection: Connection, gone: Iterable[str]) -> None:
@@ -422,18 +435,17 @@ def known_shelves(connection: Connection) -> dict[str, frozenset[str]]:
     return {snapshot: frozenset(shown.split("/")) - {""} for snapshot, shown in rows}
 
 
+def strangers_of(connection: Connection, snapshot: str) -> frozenset[str] | None:
+    """As ``known_shelves`` has it for one; None when the catalog does not know it."""
+    query = sa.select(shelves.c.strangers).where(shelves.c.snapshot == snapshot)
+    shown = connection.execute(query).scalar_one_or_none()
+    return None if shown is None else frozenset(shown.split("/")) - {""}
+
+
 def drop_shelves(connection: Connection, gone: Iterable[str]) -> None:
     """Those snapshots are there no longer."""
     for some in some_of(gone):
         connection.execute(sa.delete(shelves).where(shelves.c.snapshot.in_(some)))
-
-
-def owes_merging(connection: Connection, *, owed: bool | None = None) -> bool:
-    """Whether something was given up since all snapshots of the shelf were merged; ``owed`` sets it."""
-    row = counters.c.name == "owed"
-    if owed is not None:
-        connection.execute(sa.update(counters).where(row).values(value=int(owed)))
-    return bool(connection.execute(sa.select(counters.c.value).where(row)).scalar_one())
 
 
 def count_usage(connection: Connection) -> None:

@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
 from holdfast.catalog.database import Connection
-from holdfast.catalog.numbers import next_number
+from holdfast.catalog.numbers import next_number, owe_merging
 from holdfast.catalog.rows import columns, every, insert_new, one
 from holdfast.catalog.tables import accounts, attempts, audit, sessions, subjects, tokens
 
@@ -95,7 +95,8 @@ def change_account(connection: Connection, number: int, **changes: Any) -> None:
 
 
 def delete_account(connection: Connection, number: int) -> None:
-    """With its tokens and sessions."""
+    """With its tokens and sessions, and all that it has."""
+    owe_merging(connection)
     connection.execute(sa.delete(accounts).where(accounts.c.id == number))
 
 

@@ -106,7 +106,10 @@ def drop_manifest(connection: Connection, manifest: Manifest) -> bool:
     done, when it has got another snapshot since it was read.
     """
     row = sa.and_(manifests.c.id == manifest.id, _deleted, manifests.c.snapshot == manifest.snapshot)
-    empty = {"deletion": _STUB, "header": b"", "chunks": b"", "depth": 0, "size": 0, "snapshot": ""}
+    empty = {
+        "deletion": _STUB, "header": b"", "chunks": b"", "depth": 0, "size": 0, "snapshot": "", "base": "",
+        "timestamp": "",
+    }  # fmt: skip
     if not connection.execute(sa.update(manifests).where(row).values(empty)).rowcount:
         return False
     same = sa.and_(of_account(manifest.account), manifests.c.name == manifest.name)

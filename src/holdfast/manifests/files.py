@@ -22,6 +22,7 @@ from holdfast.catalog.database import Connection, Database
 from holdfast.catalog.holdings import File, Part
 from holdfast.errors import (
     Contradiction,
+    HoldfastError,
     NoContent,
     OutOfRange,
     QuotaFull,
@@ -243,22 +244,35 @@ class Files:
         if actual != hash_:
             with self._database.writing() as c:
                 holdings.hold_accounts(c, [by.account])
-                people.charge(c, by.account, -holdings.delete_parts(c, by.account, hash_), 0)
+                is_first = parts[0] in holdings.parts_of(c, by.account, hash_)
+                people.charge(c, by.account, -holdings.delete_parts(c, by.account, hash_, parts), 0)
+            if not is_first:  # somebody else has told so already, and others may be here by now
+                return self.state(by, hash_)
         self.put(by, hash_, content, actual)[0].result()
         return self.state(by, hash_)
 
     def finish_all(self) -> None:
-        """Make files of those whose last part came just before the server was stopped."""
+        """Make files of those whose last part came just before the server was stopped. What goes wrong with one is
+        raised when the others are done.
+        """
         with self._database.reading() as c:
             waiting = holdings.unfinished(c)
             accounts = {account.id: account for account in people.list_accounts(c)}
+        failure: HoldfastError | None = None
         for number, hash_ in waiting:
-            account = accounts[number]
+            self._shelf.demand_running()
+            account = accounts.get(number)
+            if account is None:
+                continue
             by = Identity(account.id, account.username, account.role, frozenset())
             try:
                 self.finish(by, hash_)
             except (WrongContent, QuotaFull):
                 continue
+            except HoldfastError as e:
+                failure = failure or e
+        if failure:
+            raise failure
 
     def _joined(self, parts: list[Part], hash_: str) -> tuple[Content, str]:
         """All parts as one content, and its hash. Parts that lie end to end are taken as they are; where they overlap

@@ -17,6 +17,7 @@ from holdfast.errors import NoContent
 from holdfast.manifests.files import Files
 from holdfast.manifests.manifests import Manifests
 from holdfast.manifests.removing import Remover
+from holdfast.manifests.shelf import Shelf
 from holdfast.manifests.snapshots import SnapshotMaker
 from holdfast.manifests.tidying import Tidier
 
@@ -30,6 +31,7 @@ class Housekeeper:
 
     def __init__(
         self,
+        shelf: Shelf,
         files: Files,
         manifests: Manifests,
         maker: SnapshotMaker,
@@ -38,9 +40,9 @@ class Housekeeper:
         database: Database,
         tell: Tell,
     ) -> None:
-        self._files, self._manifests, self._maker = files, manifests, maker
+        self._shelf, self._files, self._manifests, self._maker = shelf, files, manifests, maker
         self._remover, self._tidier, self._database = remover, tidier, database
-        self._tell, self._told = tell, dict[str, str]()
+        self._tell, self._told = tell, dict[str, type[Exception]]()
         self._wake = threading.Event()
         self._wake.set()
         self._closing = threading.Event()
@@ -51,6 +53,7 @@ class Housekeeper:
 
     def close(self) -> None:
         self._closing.set()
+        self._shelf.stop()
         self._wake.set()
         self._thread.join()
 
@@ -59,10 +62,11 @@ class Housekeeper:
         self._wake.set()
 
     def _run(self) -> None:
-        self._try("clear", lambda: self._manifests.clear(all_of_them=self._database.is_sqlite))
-        self._try("take in", self._tidier.take_in)
-        self._try("finish files", self._files.finish_all)
+        first: dict[str, Callable[[], object]] = {
+            "take in": self._tidier.take_in, "finish files": self._files.finish_all
+        }  # fmt: skip
         while not self._closing.is_set():
+            first = {work: act for work, act in first.items() if not self._try(work, act)}
             self._wake.wait(_AGAIN_S)
             self._wake.clear()
             self._try("make snapshots", self._make_snapshots)
@@ -70,18 +74,22 @@ class Housekeeper:
             self._try("tidy", self._tidier.tidy)
             self._try("clear", self._manifests.clear)
 
-    def _try(self, work: str, act: Callable[[], object]) -> None:
-        """One thing that goes wrong keeps nothing else from being done; it is told once, and tried again."""
+    def _try(self, work: str, act: Callable[[], object]) -> bool:
+        """Whether it was done, and nothing of it is left. What goes wrong keeps nothing else from being done; it is
+        told once, and tried again.
+        """
         if self._closing.is_set():
-            return
+            return False
         try:
-            act()
+            left = act()
         except Exception as e:  # noqa: BLE001 - the edge where faults of this thread end
-            if str(e) != self._told.get(work):
-                self._told[work] = str(e)
-                self._tell(work, e)
-        else:
-            self._told.pop(work, None)
+            if not self._closing.is_set() and self._told.get(work) is not type(e):
+                self._told[work] = type(e)
+                with contextlib.suppress(Exception):
+                    self._tell(work, e)
+            return False
+        self._told.pop(work, None)
+        return not left
 
     def _make_snapshots(self) -> None:
         with self._database.reading() as c:

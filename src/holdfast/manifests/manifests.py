@@ -17,7 +17,7 @@ from holdfast.accounts.directory import Identity
 from holdfast.catalog import holdings, people
 from holdfast.catalog.database import Connection, Database
 from holdfast.catalog.holdings import File, Manifest
-from holdfast.errors import NoAccount, NoContent, UsageError
+from holdfast.errors import HoldfastError, NoAccount, NoContent, UsageError
 from holdfast.manifests.document import HEADER_MOST, Claim, Reading, lines_of, rendered
 from holdfast.manifests.files import Files, State, quota_full
 from holdfast.manifests.seen import SeenSnapshots, reads_snapshots
@@ -63,6 +63,8 @@ class Manifests:
     ) -> None:
         self._shelf, self._files, self._database, self._now_ns = shelf, files, database, now_ns
         self._on_complete = on_complete
+        self._receiving: dict[int, int] = {}  # manifests that this process receives, and whose they are
+        self._failed: dict[int, int] = {}  # those whose receiving failed, and whose rows are there still
         self._seen = SeenSnapshots(shelf, files, database)
 
     def close(self) -> None:
@@ -78,6 +80,7 @@ class Manifests:
             number = holdings.begin_manifest(c, by.account, now)
         if number is None:
             raise NoAccount("The account is gone.")
+        self._receiving[number] = by.account
         try:
             reading = Reading(source)
             here, content = self._store(by, number, reading)
@@ -85,9 +88,12 @@ class Manifests:
             path = f"{by.username}/manifests/{number:020d}".encode()
             self._shelf.commit(Order(path, by.account, content, self._note, received)).result()
         except BaseException:
-            with contextlib.suppress(Exception), self._database.writing() as c:
-                holdings.drop_unfinished(c, number)
+            self._failed[number] = by.account
+            with contextlib.suppress(HoldfastError):  # it is tried again
+                self._drop_failed()
             raise
+        finally:
+            del self._receiving[number]
         if received.complete:
             self._on_complete([number])
         with self._database.reading() as c:
@@ -97,9 +103,19 @@ class Manifests:
         return found
 
     def clear(self, *, all_of_them: bool = False) -> None:
-        """Forget what was being received when a server was killed: a day ago or more, or at whatever time."""
+        """Forget what was being received when a server was killed, a day ago or more, or at whatever time; and what
+        could not be forgotten when its receiving failed here.
+        """
         with self._database.writing() as c:
-            holdings.drop_all_unfinished(c, self._now_ns() - (0 if all_of_them else _RECEIVING_NS))
+            before = self._now_ns() - (0 if all_of_them else _RECEIVING_NS)
+            holdings.drop_all_unfinished(c, before, list(self._receiving))
+        self._drop_failed()
+
+    def _drop_failed(self) -> None:
+        for number, account in list(self._failed.items()):
+            with self._database.writing() as c:
+                holdings.drop_unfinished(c, number, account)
+            self._failed.pop(number, None)
 
     def _store(self, by: Identity, number: int, reading: Reading) -> tuple[int, Content]:
         """Store the lines while they are read; how many of the files are here, and the content."""
@@ -135,6 +151,7 @@ class Manifests:
                 **msgspec.structs.asdict(content),
             )  # fmt: skip
             if version is None:
+                people.charge(c, received.by.account, -content.size, -1)
                 order.error = NoAccount("The account is gone.")
                 continue
             received.complete = holdings.settle_manifest(c, received.by.account, received.number)
@@ -233,6 +250,7 @@ class _Looking:
     def _keep(self) -> None:
         if self._missing:
             with self._database.writing() as c:
+                holdings.hold_accounts(c, [self._account])
                 holdings.add_wanted(c, self._number, dict(sorted(self._missing.items())))
         self._missing = {}
 

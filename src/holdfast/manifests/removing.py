@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator
 import msgspec
 
 from holdfast.accounts.directory import Identity
-from holdfast.catalog import holdings, people, removals
+from holdfast.catalog import holdings, numbers, people, removals
 from holdfast.catalog.database import Connection, Database
 from holdfast.catalog.holdings import Manifest
 from holdfast.catalog.removals import Deleted, Held
@@ -25,7 +25,7 @@ from holdfast.manifests.manifests import Manifests
 from holdfast.manifests.shelf import Shelf
 from holdfast.manifests.sorting import sorted_on_disk
 
-_SOME = 500
+_SOME, _LINES = 500, 10_000
 _STAYS = 1 << 62  # in the place of a deletion: a manifest that is there names the file
 
 Naming = tuple[str, int]  # a file's hash, and by which deletion the manifest went that names it
@@ -133,6 +133,7 @@ class Remover:
             return False
         unnamed = self._unnamed(doomed, held)
         while some := dict(itertools.islice(unnamed, _SOME)):
+            self._shelf.demand_running()
             with self._database.writing() as c:
                 if removals.has_newer(c, account, held.newest):
                     return False
@@ -153,14 +154,16 @@ class Remover:
         return sorted_on_disk(namings, _decode_naming, self._folder)
 
     def _named_by(self, manifest: Manifest) -> Iterator[str]:
-        for line in map(_decode_line, self._manifests.lines(manifest)):
+        for number, line in enumerate(map(_decode_line, self._manifests.lines(manifest))):
+            if number % _LINES == 0:
+                self._shelf.demand_running()
             if line.kind == "f":
                 yield _decode_named(line.entry).hash.lower()
 
     def _drop(self, c: Connection, account: int, deletions: dict[str, int]) -> None:
         count, size = removals.delete_files(c, account, deletions)
         people.charge(c, account, -size, -count)
-        holdings.owes_merging(c, owed=True)
+        numbers.owe_merging(c)
 
     def _drop_manifest(self, manifest: Manifest) -> bool:
         """False when it has got another snapshot meanwhile: then it is left for the next time."""
@@ -173,7 +176,7 @@ class Remover:
                 more = removals.drop_wanted(c, manifest.id)
         with self._database.writing() as c:
             holdings.hold_accounts(c, [manifest.account or 0])
-            holdings.owes_merging(c, owed=True)
+            numbers.owe_merging(c)
             if not removals.drop_manifest(c, manifest):
                 return False
             people.charge(c, manifest.account or 0, -manifest.size, -1)

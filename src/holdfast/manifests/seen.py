@@ -58,19 +58,17 @@ class SeenSnapshots:
     def look(self) -> None:
         """Note snapshots that are new, and forget those that were."""
         repo = self._shelf.repo
-        present = {info.name[10:] for info in repo.storage.list("snapshots")}
         with self._database.reading() as c:
             known = holdings.snapshots_known(c)
+        present = {info.name[10:] for info in repo.storage.list("snapshots")}
         fresh = [Stored(i, read_snapshot(repo.storage, repo.secrets, i)) for i in present - known]
-        ours = [s for s in fresh if not _is_made_here(s.snapshot)]
         if not fresh and known <= present:
             return
         with self._database.writing() as c:
             holdings.forget_snapshots(c, known - present)
-            for stored in sorted(ours, key=lambda s: s.snapshot.time_ns):
-                self._note_snapshot(c, stored)
-            for stored in fresh:
-                holdings.note_seen(c, stored.id)
+            for stored in sorted(fresh, key=lambda s: (s.snapshot.time_ns, s.id)):
+                if holdings.note_seen(c, stored.id) and not _is_made_here(stored.snapshot):
+                    self._note_snapshot(c, stored)
 
     def _note_snapshot(self, c: Connection, stored: Stored) -> None:
         snapshot = stored.snapshot

@@ -12,6 +12,7 @@ failed, and when prune condemned packs that it may count on.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import queue
 import threading
@@ -37,6 +38,7 @@ from holdfast.repository.writer import SMALL, TREE, Stream
 from holdfast.storage.base import Buffer
 
 TAG = INTERNAL + "shelf"
+_WORK = "serve"  # as its lease calls it
 LOOK_S = 30.0  # how often an idle shelf looks for packs that were condemned
 _TRIES = 4
 _CACHE = 16 << 20  # of blocks read: a server has other things to keep
@@ -62,6 +64,13 @@ class Content(msgspec.Struct, frozen=True):
         return Entry(name, "f", 0o600, 0, 0, mtime_ns, 0, 0, self.size, self.chunks, self.depth)
 
 
+def _begun() -> Future[None]:
+    """A future that whoever waits for it cannot cancel any more."""
+    future: Future[None] = Future()
+    future.set_running_or_notify_cancel()
+    return future
+
+
 @dataclass(eq=False)
 class Order:
     """What is to become durable together: a path on the shelf, its content, and what the catalog is to note.
@@ -79,7 +88,7 @@ class Order:
     about: Any
     deletions: int = 0
     error: HoldfastError | None = None
-    done: Future[None] = field(default_factory=Future)
+    done: Future[None] = field(default_factory=_begun)
 
 
 Ready = tuple[Order, Content]
@@ -98,17 +107,36 @@ class Shelf:
         self._session = self._begin()
         self._others: tuple[frozenset[str], ChunkReader] | None = None
         self._others_lock = threading.Lock()
+        self._unnoted: list[str] = []  # snapshots that were put, and the catalog could not be told
         self._closed = False
+        self._door = threading.Lock()  # no order comes in behind the end
+        self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="shelf")
         self._thread.start()
 
     def close(self) -> None:
         """Finish the orders that came so far, then end."""
-        self._closed = True
-        self._orders.put(None)
+        with self._door:
+            self._closed = True
+            self._orders.put(None)
         self._thread.join()
+        with contextlib.suppress(HoldfastError):
+            self._tell_unnoted()
         with self._lock:
             self._open.close()
+
+    def stop(self) -> None:
+        """What takes long, and is nobody's request, is to end soon: ``demand_running`` says so."""
+        self._stopping.set()
+
+    def demand_running(self) -> None:
+        if self._stopping.is_set():
+            raise StorageUnavailable("The server is stopping.", "It is gone on with at the next start.")
+
+    def is_alone(self) -> bool:
+        """Whether no other server writes here."""
+        live = self.repo.leases.survey().live
+        return all(lease.work != _WORK or name == self._session.hold.name for name, lease in live.items())
 
     # -- writing ---------------------------------------------------------------------------------------------------
 
@@ -124,10 +152,11 @@ class Shelf:
 
     def commit(self, order: Order) -> Future[None]:
         """Have an order carried out; its future."""
-        if self._closed:
-            order.done.set_exception(StorageUnavailable("The server is stopping.", "Try again in a while."))
-        else:
-            self._orders.put(order)
+        with self._door:
+            if self._closed:
+                order.done.set_exception(StorageUnavailable("The server is stopping.", "Try again in a while."))
+            else:
+                self._orders.put(order)
         return order.done
 
     # -- reading ---------------------------------------------------------------------------------------------------
@@ -156,7 +185,7 @@ class Shelf:
     # -- the session -----------------------------------------------------------------------------------------------
 
     def _begin(self) -> Session:
-        session = self._open.enter_context(self.repo.writing("serve"))
+        session = self._open.enter_context(self.repo.writing(_WORK))
         self._reader = ChunkReader(self.repo.storage, self.repo.secrets, session.index, cache=_CACHE)
         self._looked = time.monotonic()
         return session
@@ -225,7 +254,7 @@ class Shelf:
         try:
             with self._lock:
                 self._renew()
-        except HoldfastError:
+        except Exception:  # noqa: BLE001 - the thread must go on
             pass  # the next order meets it again
 
     def _commit(self, batch: list[Order]) -> None:
@@ -328,6 +357,7 @@ class Shelf:
     def _watched(self, runs: Iterable[Run], used: set[int | None]) -> Iterator[Run]:
         """The runs, noting the packs of their content on the way."""
         for directory, entries in runs:
+            self.demand_running()
             for entry in entries:
                 if entry.content:
                     used |= self._packs_of(Content(entry.size, entry.content, entry.depth))
@@ -357,16 +387,18 @@ class Shelf:
 
     def _note(self, ready: Sequence[Ready], snapshot_id: str) -> None:
         """Have the clerks note it in one transaction; where that fails for all, in one for each, so that nobody suffers
-        from what somebody else has sent.
+        from what somebody else has sent. A snapshot that could not be noted is noted with the next one, without what is
+        in it: whoever sent that was told so.
         """
+        self._unnoted.append(snapshot_id)
         try:
-            self._note_together(ready, snapshot_id)
+            self._note_together(ready)
         except Exception as e:
             if len(ready) == 1 or isinstance(e, StorageFull):
                 raise
             until = time.monotonic() + _ALONE_S
             for one in ready:
-                self._note_alone(one, snapshot_id, e if time.monotonic() > until else None)
+                self._note_alone(one, e if time.monotonic() > until else None)
         for order, _ in ready:
             if order.done.done():
                 continue
@@ -375,22 +407,28 @@ class Shelf:
             else:
                 order.done.set_result(None)
 
-    def _note_together(self, ready: Sequence[Ready], snapshot_id: str) -> None:
+    def _note_together(self, ready: Sequence[Ready]) -> None:
         with self._database.writing() as connection:
             known = {order.account for order, _ in ready if order.account is not None}
             deletions = holdings.hold_accounts(connection, known)
             for order, _ in ready:
                 order.error, order.deletions = None, deletions.get(order.account or 0, 0)
-            holdings.add_shelf(connection, snapshot_id)
+            for snapshot_id in self._unnoted:
+                holdings.add_shelf(connection, snapshot_id)
             for clerk, some in itertools.groupby(ready, key=lambda pair: pair[0].clerk):
                 clerk(connection, list(some))
+        self._unnoted = []
 
-    def _note_alone(self, one: Ready, snapshot_id: str, error: Exception | None) -> None:
+    def _tell_unnoted(self) -> None:
+        if self._unnoted:
+            self._note_together([])
+
+    def _note_alone(self, one: Ready, error: Exception | None) -> None:
         """``error``: there is no time left to try."""
         try:
             if error is not None:
                 raise error
-            self._note_together([one], snapshot_id)
+            self._note_together([one])
         except Exception as e:  # noqa: BLE001 - whoever waits gets it
             one[0].done.set_exception(e)
 

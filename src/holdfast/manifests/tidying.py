@@ -20,10 +20,10 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 
 from holdfast.accounts.directory import Identity
-from holdfast.catalog import holdings, people
+from holdfast.catalog import holdings, numbers, people
 from holdfast.catalog.database import Connection, Database
 from holdfast.catalog.holdings import File, Part
-from holdfast.errors import ContentError, UsageError
+from holdfast.errors import AccountError, ContentError, HoldfastError, QuotaFull, UsageError
 from holdfast.manifests.manifests import Manifests
 from holdfast.manifests.seen import NOBODY
 from holdfast.manifests.shelf import TAG, Content, Shelf
@@ -34,6 +34,7 @@ from holdfast.repository.snapshots import Stored
 MANY = 256  # snapshots that may gather
 FULLY_S = 3600.0  # so often all are merged, at most: on a large shelf that is a lot of work
 _SOME = 500
+_YOUNG_NS = 300 * 1_000_000_000
 Named = tuple[bytes, Entry]  # path and entry
 
 
@@ -46,37 +47,56 @@ class Tidier:
         self._shelf, self._manifests, self._database, self._now_ns = shelf, manifests, database, now_ns
         self._folder = folder
         self._full_at = -FULLY_S  # when all were merged, by the steady clock
+        self._uncounted = False  # something was taken in, and what accounts use was not counted anew
 
     # -- taking in -------------------------------------------------------------------------------------------------
 
     def take_in(self) -> int:
         """Take in the snapshots that the catalog does not know, and of those that it knows what belongs to accounts
-        that have come since; how many were looked at.
+        that have come since. What goes wrong with one is raised when the others are done. How many are left for later:
+        while another server writes, one that was put just now may be about to be noted by that.
         """
         with self._database.reading() as c:
             known = holdings.known_shelves(c)
             accounts = {a.username: Identity(a.id, a.username, a.role, frozenset()) for a in people.list_accounts(c)}
         stored = self._stored()
-        waiting = [s for s in stored if s.id not in known or known[s.id] & accounts.keys()]
-        try:
-            for one in waiting:
-                strangers = known.get(one.id)
-                wanted = accounts if strangers is None else {n: a for n, a in accounts.items() if n in strangers}
-                others = self._take_in(one, wanted) - accounts.keys()
-                with self._database.writing() as c:
-                    holdings.add_shelf(c, one.id, others)
-        finally:
-            with self._database.writing() as c:
-                holdings.drop_shelves(c, known.keys() - {s.id for s in stored})
-                if waiting:
-                    holdings.count_usage(c)
-        return len(waiting)
+        young = self._now_ns() - (0 if self._shelf.is_alone() else _YOUNG_NS)
+        failure, left = None, 0
+        for one in stored:
+            if one.id not in known and one.snapshot.time_ns > young:
+                left += 1
+            elif one.id not in known or known[one.id] & accounts.keys():
+                try:
+                    self._take_in_one(one, accounts)
+                except HoldfastError as e:
+                    failure = failure or e
+        with self._database.writing() as c:
+            holdings.drop_shelves(c, known.keys() - {s.id for s in stored})
+            if self._uncounted:
+                holdings.count_usage(c)
+        self._uncounted = False
+        if failure:
+            raise failure
+        return left
+
+    def _take_in_one(self, one: Stored, accounts: dict[str, Identity]) -> None:
+        with self._database.reading() as c:
+            strangers = holdings.strangers_of(c, one.id)  # it may have been noted since
+        if strangers is not None:
+            accounts = {name: by for name, by in accounts.items() if name in strangers}
+            if not accounts:
+                return
+        self._uncounted = True
+        others = self._take_in(one, accounts) - accounts.keys()
+        with self._database.writing() as c:
+            holdings.add_shelf(c, one.id, others)
 
     def _take_in(self, stored: Stored, accounts: dict[str, Identity]) -> set[str]:
         """Take in what belongs to these accounts; whose there are besides."""
         others = set[str]()
         entries = self._files_in(stored)
         while some := list(itertools.islice(entries, _SOME)):
+            self._shelf.demand_running()
             documents: list[tuple[Identity, Content]] = []
             with self._database.writing() as c:
                 held = holdings.hold_accounts(c, [by.account for by in accounts.values()])
@@ -88,7 +108,8 @@ class Tidier:
                     if by is not None and not self._note(c, by, path, entry, held.get(by.account, 0)):
                         documents.append((by, Content(entry.size, entry.content, entry.depth)))
             for by, content in documents:
-                with contextlib.suppress(ContentError, UsageError):  # no document, or none for this version
+                # It is no document, or none for this version, or its account is gone or full.
+                with contextlib.suppress(ContentError, UsageError, AccountError, QuotaFull):
                     self._take_in_manifest(by, content)
         return others
 
@@ -120,20 +141,22 @@ class Tidier:
     def tidy(self) -> int:
         """Merge snapshots when there are many, or something was given up; how many were merged."""
         with self._database.reading() as c:
-            owed = holdings.owes_merging(c)
-            known = [snapshot for snapshot, strangers in holdings.known_shelves(c).items() if not strangers]
-        fully = owed and time.monotonic() - self._full_at >= FULLY_S
+            owed = numbers.owed_merging(c)
+            known = {snapshot for snapshot, strangers in holdings.known_shelves(c).items() if not strangers}
+        fully = owed > 0 and time.monotonic() - self._full_at >= FULLY_S
         if not known or not (fully or len(known) > MANY):
             return 0
-        stored = [s for s in self._stored() if s.id in set(known)]
+        stored = [s for s in self._stored() if s.id in known]
+        with self._database.writing() as c:
+            holdings.drop_shelves(c, known - {s.id for s in stored})
         chosen = stored if fully else _of_like_size(stored)
         if len(chosen) < (1 if fully else 2):
             return 0
-        if fully:  # what is given up from now on is owed again
+        self._merge(chosen)
+        if fully:
             self._full_at = time.monotonic()
             with self._database.writing() as c:
-                holdings.owes_merging(c, owed=False)
-        self._merge(chosen)
+                numbers.pay_merging(c, owed)
         return len(chosen)
 
     def _merge(self, chosen: list[Stored]) -> None:

@@ -105,7 +105,8 @@ def _manifests(
         remover = Remover(shelf, manifests, database, folder, now_ns, wake)
         maker = SnapshotMaker(shelf, files, manifests, database, folder, program)
         tidier = Tidier(shelf, manifests, database, folder, now_ns)
-        keeper = Housekeeper(files, manifests, maker, remover, tidier, database, tell)
+        keeper = Housekeeper(shelf, files, manifests, maker, remover, tidier, database, tell)
+        manifests.clear(all_of_them=database.is_sqlite)  # there is one server for that: what was received is lost
         keeper.start()
         with contextlib.closing(manifests), contextlib.closing(keeper):
             yield files, manifests, remover
