@@ -432,14 +432,18 @@ def add_shelf(connection: Connection, snapshot: str, strangers: Iterable[str] = 
 def known_shelves(connection: Connection) -> dict[str, frozenset[str]]:
     """The snapshots that the catalog knows, each with the strangers whose entries it does not know."""
     rows = connection.execute(sa.select(shelves.c.snapshot, shelves.c.strangers))
-    return {snapshot: frozenset(shown.split("/")) - {""} for snapshot, shown in rows}
+    return {snapshot: _strangers(shown) for snapshot, shown in rows}
 
 
 def strangers_of(connection: Connection, snapshot: str) -> frozenset[str] | None:
     """As ``known_shelves`` has it for one; None when the catalog does not know it."""
     query = sa.select(shelves.c.strangers).where(shelves.c.snapshot == snapshot)
     shown = connection.execute(query).scalar_one_or_none()
-    return None if shown is None else frozenset(shown.split("/")) - {""}
+    return None if shown is None else _strangers(shown)
+
+
+def _strangers(shown: str) -> frozenset[str]:
+    return frozenset(shown.split("/")) - {""}
 
 
 def drop_shelves(connection: Connection, gone: Iterable[str]) -> None:

@@ -120,7 +120,6 @@ class Limits:
 
 
 _LIMITS = "holdfast.limits"
-_WITHOUT_LISTENER = Limits()
 
 
 def impose(scope: Scope, limits: Limits) -> None:
@@ -129,8 +128,10 @@ def impose(scope: Scope, limits: Limits) -> None:
 
 
 def limits_of(request: Request) -> Limits:
-    """The limits that the listener has imposed."""
-    return cast(Limits, request.scope.get(_LIMITS, _WITHOUT_LISTENER))
+    """The limits that the listener has imposed; where there is none, the request's own."""
+    if _LIMITS not in request.scope:
+        impose(request.scope, Limits())
+    return cast(Limits, request.scope[_LIMITS])
 
 
 class Span(NamedTuple):

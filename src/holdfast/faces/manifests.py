@@ -53,17 +53,8 @@ def router(manifests: Manifests, remover: Remover, gate: Gate, folder: str) -> A
         return await face.listed(by, limit, cursor, name)
 
     @routes.get("/name/{name}", summary="One manifest", responses=_GET)
-    async def by_name(
-        request: Request,
-        name: str = called,
-        version: int | None = version,
-        availability: str = form,
-        by: Identity = Depends(reads),
-    ) -> Response:
-        return await face.get(request, by, name, version, availability == "int")
-
     @routes.get("/{name}", summary="One manifest, by a shorter address", responses=_GET)
-    async def by_short_name(
+    async def by_name(
         request: Request,
         name: str = called,
         version: int | None = version,

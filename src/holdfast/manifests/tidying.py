@@ -235,10 +235,11 @@ def _known(c: Connection, paths: Iterable[bytes]) -> dict[bytes, Content]:
             here = {path: files[name[0]] for path, name in names.items() if name[0] in files}
             found |= {path: Content(file.size, file.chunks, file.depth) for path, file in here.items()}
         elif account and kind == "parts":
+            of_each = {hash_: holdings.parts_of(c, account.id, hash_) for hash_ in {name[0] for name in names.values()}}
+            there = {(part.hash, part.start, part.stop): part for parts in of_each.values() for part in parts}
             for path, name in names.items():
-                for part in holdings.parts_of(c, account.id, name[0]):
-                    if (part.start, part.stop) == _bounds(name[1]):
-                        found[path] = Content(part.stop - part.start, part.chunks, part.depth)
+                if part := there.get((name[0], *_bounds(name[1]))):
+                    found[path] = Content(part.stop - part.start, part.chunks, part.depth)
     return found
 
 
