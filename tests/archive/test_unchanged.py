@@ -77,20 +77,20 @@ def test_a_change_of_mode_owner_or_attributes_is_seen(house, source):
 
 
 def test_a_file_made_within_the_clocks_tick_is_read_again_once(house, source):
-    house.clock.ahead_ns = 0
     time.sleep(0.05)
     (source / "a").write_text("now")
+    house.clock.stands_ns = (source / "a").stat().st_ctime_ns + backup.TICK_NS // 10
     house.back_up(source)
-    time.sleep(0.05)
+    house.clock.stands_ns += SECOND
     assert counts(house.back_up(source)) == (0, 1, 3)
     assert counts(house.back_up(source)) == (0, 0, 4)
 
 
 def test_a_file_changed_within_the_tick_after_it_was_read_is_not_missed(house, source, monkeypatch):
     """The worst case: the same size, and a file system whose clock did not move between reading and writing."""
-    house.clock.ahead_ns = 0
     house.back_up(source)
     (source / "a").write_text("ONE")
+    house.clock.stands_ns = (source / "a").stat().st_ctime_ns
     entry_of = backup._Pass._file
 
     def ticks_slowly(self, folder, name, st, old):
@@ -103,6 +103,7 @@ def test_a_file_changed_within_the_tick_after_it_was_read_is_not_missed(house, s
     with monkeypatch.context() as patch:
         patch.setattr(backup._Pass, "_file", ticks_slowly)
         house.back_up(source)
+    house.clock.stands_ns = None
     house.restore(house.back_up(source))
     assert contents(house.restored)["a"] == "now"
 
