@@ -2,7 +2,7 @@
 
 PYTHON := .venv/bin/python
 .DEFAULT_GOAL := help
-.PHONY: help setup debian test test-all check format bench bench-server clean
+.PHONY: help setup debian servers test test-all check format bench bench-server clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -13,10 +13,13 @@ setup: ## .venv with everything developers need
 debian:
 	@scripts/install-debian-packages
 
-test: debian setup ## installs what the tests need and runs the fast ones
+servers:
+	@scripts/install-test-servers
+
+test: debian servers setup ## installs what the tests need and runs the fast ones
 	@$(PYTHON) -m pytest -n 2 -m "not slow"
 
-test-all: debian setup ## all tests, the slow ones too
+test-all: debian servers setup ## all tests, the slow ones too
 	@$(PYTHON) -m pytest -n 2
 
 check: setup ## ruff, mypy, the layers

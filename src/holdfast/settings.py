@@ -10,7 +10,11 @@ A file looks like this; every key is optional, an unknown one is an error that n
     exclude = ["*.tmp", "cache/"]
 
     [profile.offsite]
-    repository = "/mnt/nas/backup"
+    repository = "s3://s3.example.org/backups/laptop"
+
+    [profile.offsite.storage]
+    AWS_ACCESS_KEY_ID = "AKIA…"
+    AWS_SECRET_ACCESS_KEY = "…"
 
     [server]
     host = "0.0.0.0"
@@ -39,10 +43,17 @@ import msgspec
 from holdfast.errors import UsageError
 
 NAME = "holdfast"
+# Where the variables of storages begin; SSL_CERT_FILE and the like name certificates.
+_STORAGE = (
+    *("AWS_", "GOOGLE_", "AZURE_", "OS_", "ST_", "SSH_AUTH_SOCK", "SSL_CERT_", "REQUESTS_CA_BUNDLE"),
+    *("HOLDFAST_S3_", "HOLDFAST_SWIFT_", "HOLDFAST_SFTP_", "HOLDFAST_REST_", "HOLDFAST_CA_FILE"),
+)
 
 
 class Profile(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
-    """One ``[profile.NAME]`` table. Paths may begin with ``~``."""
+    """One ``[profile.NAME]`` table. Paths may begin with ``~``. ``storage``: what the storage's environment variables
+    would say, by their names; the environment wins. Limits are sizes a second (``5M``).
+    """
 
     repository: str = ""
     password_file: str = ""
@@ -51,6 +62,9 @@ class Profile(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     host: str = ""
     level: int = 3
     exclude: tuple[str, ...] = ()
+    storage: dict[str, str] = {}
+    limit_upload: str = ""
+    limit_download: str = ""
 
 
 class ServerSettings(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
@@ -105,6 +119,10 @@ class Settings(msgspec.Struct, frozen=True):
     config_folder: Path
     cache_folder: Path
     config_file: str = ""  # the settings file that was named, if one was
+    home: Path = Path("/nonexistent")
+    storage: dict[str, str] = {}  # what storages are told: variables by their usual names, secrets among them
+    limit_upload: str = ""
+    limit_download: str = ""
 
     @property
     def default_repository(self) -> Path:
@@ -153,6 +171,10 @@ def load(options: Mapping[str, str], environment: Mapping[str, str] | None = Non
         config_folder=config_folder,
         cache_folder=Path(env.get("HOLDFAST_CACHE_DIR") or Path(env.get("XDG_CACHE_HOME") or home / ".cache") / NAME),
         config_file=path,
+        home=home,
+        storage=profile.storage | {k: v for k, v in env.items() if k.startswith(_STORAGE) and v},
+        limit_upload=options.get("limit_upload") or env.get("HOLDFAST_LIMIT_UPLOAD") or profile.limit_upload,
+        limit_download=options.get("limit_download") or env.get("HOLDFAST_LIMIT_DOWNLOAD") or profile.limit_download,
     )
 
 
@@ -203,7 +225,10 @@ def remote_token() -> str:
 
 def child_environment() -> dict[str, str]:
     """The environment for a program we start: ours without our secrets."""
-    secret = ("HOLDFAST_PASSWORD", "HOLDFAST_ADMIN_PASSWORD", "HOLDFAST_SERVER__", "HOLDFAST_TOKEN")
+    secret = (
+        *("HOLDFAST_PASSWORD", "HOLDFAST_ADMIN_PASSWORD", "HOLDFAST_SERVER__", "HOLDFAST_TOKEN"),
+        *("HOLDFAST_SFTP_PASSWORD", "HOLDFAST_REST_PASSWORD"),
+    )
     return {k: v for k, v in os.environ.items() if not k.startswith(secret)}
 
 

@@ -1,85 +1,29 @@
-"""The places the conformance suite runs over. A new storage joins by one more function in PLACES."""
+"""Every storage there is, as a fixture; and file systems that lack something."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import importlib
 import os
-import tempfile
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable, Iterator
 
 import pytest
 
-from holdfast.storage.base import Storage
-from holdfast.storage.local import LocalStorage
-from tests.support.components import missing
-from tests.support.storages import MemoryStorage
+from tests.storage.places import Open, Place
+
+KINDS = ("folders", "buckets", "swift", "sftp", "rest")
 
 
-@dataclass
-class Place:
-    """A storage under test. ``again`` gives another client of the same place. ``root``: its folder, if it is in one.
-    ``outlives_process``: whether what a killed process stored can be looked at afterwards.
-    """
-
-    storage: Storage
-    again: Callable[[], Storage]
-    root: Path | None = None
-    outlives_process: bool = True
-
-    def fill(self, names: Iterable[str]) -> None:
-        """Have many tiny objects, by the quickest way there is."""
-        if self.root is None:
-            with ThreadPoolExecutor(16) as pool:
-                list(pool.map(lambda name: self.storage.put(name, [b"x"]), names))
-            return
-        for name in names:
-            folder, _, digits = name.partition("/")
-            (self.root / folder / (digits[:2] if folder == "data" else "") / digits).write_bytes(b"x")
+def _all_places() -> dict[str, Open]:
+    found: dict[str, Open] = {}
+    for kind in KINDS:
+        with contextlib.suppress(ModuleNotFoundError):
+            found |= importlib.import_module(f"tests.storage.places.{kind}").PLACES
+    return found
 
 
-def _local(root: Path) -> Place:
-    storage = LocalStorage(root)
-    storage.create()
-    return Place(storage, lambda: LocalStorage(root), root)
-
-
-def _in_memory(request: pytest.FixtureRequest) -> Iterator[Place]:
-    storage = MemoryStorage()
-    yield Place(storage, lambda: storage, outlives_process=False)
-
-
-def _on_disk(request: pytest.FixtureRequest) -> Iterator[Place]:
-    yield _local(request.getfixturevalue("tmp_path") / "storage")
-
-
-def _on_tmpfs(request: pytest.FixtureRequest) -> Iterator[Place]:
-    if not os.path.isdir("/dev/shm"):
-        missing("/dev/shm is not there")
-    with tempfile.TemporaryDirectory(dir="/dev/shm", prefix="holdfast-test-") as root:
-        yield _local(Path(root) / "storage")
-
-
-def _without_tmpfile(request: pytest.FixtureRequest) -> Iterator[Place]:
-    request.getfixturevalue("no_tmpfile")
-    yield from _on_disk(request)
-
-
-def _without_links(request: pytest.FixtureRequest) -> Iterator[Place]:
-    request.getfixturevalue("no_links")
-    yield from _on_disk(request)
-
-
-PLACES = {
-    "memory": _in_memory,
-    "local": _on_disk,
-    "local-tmpfs": _on_tmpfs,
-    "local-named": _without_tmpfile,
-    "local-no-links": _without_links,
-}
+PLACES = _all_places()
 
 
 @pytest.fixture(params=list(PLACES.values()), ids=list(PLACES))

@@ -14,16 +14,8 @@ import pytest
 
 from holdfast.errors import ObjectExists, ObjectMissing, StorageError
 from holdfast.storage.base import CONFIG, FOLDERS
+from tests.storage.writing import an_object, another_writer, endless_objects, named
 from tests.support.storages import list_of
-
-
-def named(data: bytes, folder: str = "data") -> str:
-    return f"{folder}/{hashlib.sha256(data).hexdigest()}"
-
-
-def an_object(folder: str = "data", size: int = 100) -> tuple[str, bytes]:
-    data = os.urandom(size)
-    return named(data, folder), data
 
 
 def refused(call, *args) -> bool:
@@ -99,6 +91,8 @@ def test_stored_times_are_of_the_storages_clock_and_do_not_run_backwards(place):
         time.sleep(0.02)
     times = [place.storage.stat(name).stored_ns for name in names]
     assert times == sorted(times)
+    if place.address:
+        assert set(times) == {0} or all(abs(t - time.time_ns()) < 60_000_000_000 for t in times)
     assert {i.name: i.stored_ns for i in place.storage.list("locks")} == dict(zip(names, times, strict=True))
 
 
@@ -309,17 +303,20 @@ def test_a_writer_killed_at_any_moment_leaves_no_part_of_an_object(place, forked
     random_moments = random.Random(4)
 
     def write():
-        storage = place.again()
-        while True:
-            name, data = an_object(random_moments.choice(FOLDERS), random_moments.choice([10, 70_000, 3_000_000]))
-            storage.put(name, [data[:5], data[5:]])
+        for name, data in endless_objects(random_moments):
+            place.storage.put(name, [data[:5], data[5:]])
 
     found = 0
-    for _ in range(12):
-        pid = forked(write)
-        time.sleep(random_moments.uniform(0.005, 0.05))
-        os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
+    for _ in range(12 if not place.address else 4):
+        if place.address:  # threads of a library do not survive a fork
+            with another_writer(place.address, place.access) as pid:
+                time.sleep(random_moments.uniform(0.005, 0.3))
+                os.kill(pid, signal.SIGKILL)
+        else:
+            pid = forked(write)
+            time.sleep(random_moments.uniform(0.005, 0.05))
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
         for folder in FOLDERS:
             for info in place.storage.list(folder):
                 data = place.storage.get(info.name)
@@ -348,8 +345,8 @@ def test_of_many_who_put_one_name_exactly_one_wins(place, name):
 
         with ThreadPoolExecutor(len(clients)) as pool:
             winners = [n for n in pool.map(put, range(len(clients))) if n is not None]
-        assert len(winners) == 1
-        assert place.storage.get(name) == b"%d" % winners[0] * 1000
+        assert len(winners) == 1 if place.one_wins else winners
+        assert place.storage.get(name) in {b"%d" % number * 1000 for number in winners}
         place.storage.delete(name)
 
 

@@ -126,6 +126,9 @@ class Passing:
     def place(self) -> str:
         return self.inner.place
 
+    def create(self) -> None:
+        self.inner.create()
+
     def put(self, name: str, parts: Sequence[Buffer]) -> None:
         size = sum(memoryview(p).nbytes for p in parts)
         self._pass("put", name, size, lambda: self.inner.put(name, parts))

@@ -2,14 +2,17 @@
 
 1. ``put`` is atomic and durable: when it returns, the whole object survives a power cut; nobody ever sees a part of it.
    When it raises, the object may be there (a lost answer), but then it is whole.
-2. ``put`` never replaces: an object that is there raises ObjectExists, stays as it is, and is durable.
+2. ``put`` never replaces: an object that is there raises ObjectExists, stays as it is, and is durable. Where a server
+   has no such condition (docs/storage.md says which) two puts of one name at the very same moment may both succeed, and
+   one of them stays: names are the hash of the content, so that loses nothing.
 3. ``get`` gives exactly the bytes asked for or raises; never fewer.
 4. ``list`` names every object that was put before it began and not deleted since (stores that are only eventually
    consistent say so; ``docs/format.md`` says what that costs).
 5. Names are checked inward and outward: ``config``, or a folder of FOLDERS and 64 lower-case hex digits. Nothing else
    reaches a file system or a server, and nothing else a server lists is believed.
 
-Errors are the StorageError family of ``holdfast.errors``, and no other.
+Errors are the StorageError family of ``holdfast.errors``, and no other. What may be better in a moment is
+StorageUnavailable and nothing else is; a backend tries nothing again by itself (``retrying.py`` does).
 """
 
 from __future__ import annotations
@@ -28,7 +31,9 @@ _NAME = re.compile(r"(?:keys|data|index|snapshots|locks)/[0-9a-f]{64}\Z")
 
 
 class ObjectInfo(NamedTuple):
-    """One object as listed: its name, its size in bytes, and when it was stored in ns by the storage's own clock."""
+    """One object as listed: its name, its size in bytes, and when it was stored in ns by the storage's own clock: to
+    whole seconds, rounded down, where it knows no better, and 0 where it does not tell. ``list`` and ``stat`` agree.
+    """
 
     name: str
     size: int
@@ -41,6 +46,10 @@ class Storage(Protocol):
     @property
     def place(self) -> str:
         """The storage's address as a user may see it: no password in it."""
+        ...
+
+    def create(self) -> None:
+        """Make what objects will need (folders, a container); what is there already is kept."""
         ...
 
     def put(self, name: str, parts: Sequence[Buffer]) -> None:

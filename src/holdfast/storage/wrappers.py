@@ -7,30 +7,46 @@ from collections.abc import Iterator, Sequence
 from holdfast.storage.base import Buffer, ObjectInfo, Storage
 
 
-class DryRun:
-    """Reads go through; nothing is ever stored or deleted."""
+class Passing:
+    """Hands every call to the storage behind it; others change what is theirs."""
 
     def __init__(self, inner: Storage) -> None:
-        self._inner = inner
+        self.inner = inner
 
     @property
     def place(self) -> str:
-        return self._inner.place
+        return self.inner.place
+
+    def create(self) -> None:
+        self.inner.create()
+
+    def put(self, name: str, parts: Sequence[Buffer]) -> None:
+        self.inner.put(name, parts)
+
+    def get(self, name: str, start: int = 0, length: int | None = None) -> bytes:
+        return self.inner.get(name, start, length)
+
+    def list(self, folder: str) -> Iterator[ObjectInfo]:
+        return self.inner.list(folder)
+
+    def stat(self, name: str) -> ObjectInfo:
+        return self.inner.stat(name)
+
+    def delete(self, name: str) -> None:
+        self.inner.delete(name)
+
+    def free_space(self) -> int | None:
+        return self.inner.free_space()
+
+
+class DryRun(Passing):
+    """Reads go through; nothing is ever stored or deleted."""
+
+    def create(self) -> None:
+        return None
 
     def put(self, name: str, parts: Sequence[Buffer]) -> None:
         return None
 
-    def get(self, name: str, start: int = 0, length: int | None = None) -> bytes:
-        return self._inner.get(name, start, length)
-
-    def list(self, folder: str) -> Iterator[ObjectInfo]:
-        return self._inner.list(folder)
-
-    def stat(self, name: str) -> ObjectInfo:
-        return self._inner.stat(name)
-
     def delete(self, name: str) -> None:
         return None
-
-    def free_space(self) -> int | None:
-        return self._inner.free_space()

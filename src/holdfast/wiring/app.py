@@ -28,7 +28,7 @@ from holdfast.repository.leases import Owner
 from holdfast.repository.repository import Repository, create, open_repository, read_config
 from holdfast.settings import Settings, child_environment
 from holdfast.storage.base import Storage
-from holdfast.storage.local import LocalStorage
+from holdfast.storage.select import Access, open_storage
 from holdfast.storage.wrappers import DryRun
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # of glibc's mallopt
@@ -66,7 +66,7 @@ class App:
         return machine_owner(self.settings.host)
 
     def storage(self, address: str = "", *, dry_run: bool = False) -> Storage:
-        found: Storage = storage_at(address or self.address)
+        found = storage_at(address or self.address, self.settings)
         return DryRun(found) if dry_run else found
 
     def open(self, address: str = "", *, dry_run: bool = False) -> Repository:
@@ -78,7 +78,7 @@ class App:
 
     def create(self, *, argon2: Argon2 | None = None) -> Repository:
         """Make the repository at ``address``."""
-        storage = storage_at(self.address)
+        storage = storage_at(self.address, self.settings)
         credential = self.credential(new=True)
         if isinstance(credential, Sheet):
             raise UsageError(
@@ -127,12 +127,9 @@ class App:
         return str(self.settings.cache_folder / repo.id / f"last-{name}")
 
 
-def storage_at(address: str) -> LocalStorage:
-    """The storage at an address: a path, so far."""
-    scheme, colon, _ = address.partition(":")
-    if colon and "/" not in scheme:
-        raise UsageError(f"The address {address!r} is of a kind this Holdfast does not know.", "Give a folder's path.")
-    return LocalStorage(Path(address).expanduser())
+def storage_at(address: str, loaded: Settings) -> Storage:
+    """The storage at an address, with what the settings know of it."""
+    return open_storage(address, Access(loaded.storage, loaded.home))
 
 
 def read_key_file(path: Path) -> KeyFile | Sheet:
