@@ -179,7 +179,8 @@ class LocalStorage:
             _make_folders(folder)
         elif folder != self._root and folder not in self._settled:  # the root was settled by ``create``
             parent = os.path.dirname(folder)
-            there = [entry.path for entry in os.scandir(parent) if entry.is_dir()]
+            with os.scandir(parent) as entries:
+                there = [entry.path for entry in entries if entry.is_dir()]
             _sync_folder(parent)  # one flush for all that were there before it
             self._settled.update(there)
 
@@ -259,10 +260,11 @@ def _publish(tmp: str, path: str) -> None:
 
 def _clear_left_overs(tmp_folder: str, now_ns: int) -> None:
     """Remove what killed writers left. ``now_ns``: by the file system's own clock."""
-    for entry in os.scandir(tmp_folder):
-        with contextlib.suppress(OSError):
-            if entry.name != "lock" and now_ns - entry.stat(follow_symlinks=False).st_mtime_ns > _LEFT_OVER_NS:
-                os.unlink(entry.path)
+    with os.scandir(tmp_folder) as entries:
+        for entry in entries:
+            with contextlib.suppress(OSError):
+                if entry.name != "lock" and now_ns - entry.stat(follow_symlinks=False).st_mtime_ns > _LEFT_OVER_NS:
+                    os.unlink(entry.path)
 
 
 def _objects_in(path: str, folder: str) -> Iterator[ObjectInfo]:
