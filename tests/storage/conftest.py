@@ -29,7 +29,11 @@ PLACES = _all_places()
 @pytest.fixture(params=list(PLACES.values()), ids=list(PLACES))
 def place(request: pytest.FixtureRequest) -> Iterator[Place]:
     """Each storage there is, empty."""
-    yield from request.param(request)
+    for place in request.param(request):
+        try:
+            yield place
+        finally:
+            place.close()
 
 
 @pytest.fixture

@@ -78,6 +78,9 @@ class MemoryStorage:
         with self._lock:
             return None if self.capacity is None else self.capacity - self._used()
 
+    def close(self) -> None:
+        """There is nothing open."""
+
     # -- for tests -------------------------------------------------------------------------------------------------
 
     @property
@@ -147,6 +150,9 @@ class Passing:
 
     def free_space(self) -> int | None:
         return self._pass("free_space", "", 0, self.inner.free_space)
+
+    def close(self) -> None:
+        self.inner.close()
 
     def _pass(self, kind: str, subject: str, size: int, act: Callable[[], T]) -> T:
         return act()

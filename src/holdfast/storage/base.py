@@ -78,10 +78,19 @@ class Storage(Protocol):
         """Bytes that can still be stored, None where nobody knows."""
         ...
 
+    def close(self) -> None:
+        """Give connections back; the storage is not used any more. It may be called twice."""
+        ...
+
+
+def is_name(name: str) -> bool:
+    """Whether an object of a folder may be called that."""
+    return bool(_NAME.match(name))
+
 
 def check_name(name: str) -> str:
     """Return name when it is one an object may have; StorageError otherwise."""
-    if name == CONFIG or _NAME.match(name):
+    if name == CONFIG or is_name(name):
         return name
     raise StorageError(f"{name!r} is not the name of an object.")
 

@@ -85,6 +85,27 @@ class LocalStorage:
             _sync_folder(folder)  # whoever stored it may have been killed before he could
         raise ObjectExists(f"{name} is in {self._root} already.")
 
+    def begin(self, name: str) -> Incoming:
+        """Take an object piece by piece, with the same promises as ``put``. ObjectExists when it is there already."""
+        path = self._path(name)
+        with _named_errors(f"{self._root}: {name}", missing=StorageUnavailable):
+            if not os.path.lexists(path):
+                self._settle(os.path.dirname(path))
+                return Incoming(f"{self._root}: {name}", path, *self._make_tmp())
+            _sync_folder(os.path.dirname(path))
+        raise ObjectExists(f"{name} is in {self._root} already.")
+
+    def open(self, name: str) -> Opened:
+        """An object to be read piece by piece; whoever asked closes it."""
+        path = self._path(name)
+        with _named_errors(f"{self._root}: {name}", missing=ObjectMissing), self._present(name):
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+            try:
+                return Opened(self._root, fd, self._stat(name, os.fstat(fd)))
+            except BaseException:
+                os.close(fd)
+                raise
+
     def get(self, name: str, start: int = 0, length: int | None = None) -> bytes:
         path = self._path(name)
         check_range(start, length)
@@ -127,10 +148,24 @@ class LocalStorage:
             except FileNotFoundError:
                 self._need_root()
 
+    def remove(self, name: str) -> int:
+        """Delete an object that is there, and tell how many bytes it had. ObjectMissing when it is not there; of several
+        who remove the same one, one succeeds.
+        """
+        path = self._path(name)
+        with _named_errors(f"{self._root}: {name}", missing=ObjectMissing), self._present(name):
+            size = self._stat(name, os.lstat(path)).size
+            os.unlink(path)
+            _sync_folder(os.path.dirname(path))
+        return size
+
     def free_space(self) -> int | None:
         with _named_errors(self._root, missing=StorageUnavailable):
             st = os.statvfs(self._root)
         return st.f_bavail * st.f_frsize
+
+    def close(self) -> None:
+        """There is nothing open."""
 
     # -- names and what is there -----------------------------------------------------------------------------------
 
@@ -215,17 +250,10 @@ class LocalStorage:
         return True
 
     def _write_named(self, path: str, parts: Sequence[Buffer]) -> None:
-        """The way without O_TMPFILE. A kill leaves a file in ``tmp/`` that nobody takes for an object."""
-        tmp_folder = os.path.join(self._root, "tmp")
-        with contextlib.suppress(FileExistsError):
-            os.mkdir(tmp_folder, 0o700)
-        tmp = os.path.join(tmp_folder, secrets.token_hex(16))
-        fd = os.open(tmp, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600)
+        """The way without O_TMPFILE."""
+        tmp, fd = self._make_tmp()
         try:
             try:
-                if not self._cleared:
-                    self._cleared = True
-                    _clear_left_overs(tmp_folder, os.fstat(fd).st_mtime_ns)
                 _write_all(fd, parts)
                 os.fsync(fd)
             finally:
@@ -234,6 +262,79 @@ class LocalStorage:
         finally:
             with contextlib.suppress(OSError):
                 os.unlink(tmp)
+
+    def _make_tmp(self) -> tuple[str, int]:
+        """A new file in ``tmp/``, open for writing. A kill leaves it there; nobody takes it for an object."""
+        tmp_folder = os.path.join(self._root, "tmp")
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(tmp_folder, 0o700)
+        tmp = os.path.join(tmp_folder, secrets.token_hex(16))
+        fd = os.open(tmp, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600)
+        if not self._cleared:
+            self._cleared = True
+            _clear_left_overs(tmp_folder, os.fstat(fd).st_mtime_ns)
+        return tmp, fd
+
+
+class Incoming:
+    """An object on its way in, as ``LocalStorage.begin`` gives it: ``write`` its pieces, then ``publish`` or ``abandon``.
+    One thread's at a time.
+    """
+
+    def __init__(self, thing: str, path: str, tmp: str, fd: int) -> None:
+        self._thing, self._path, self._tmp, self._fd = thing, path, tmp, fd
+
+    def write(self, piece: Buffer) -> None:
+        with _named_errors(self._thing, missing=StorageUnavailable):
+            _write_all(self._fd, [piece])
+
+    def publish(self) -> None:
+        """Durable and whole under its name when it returns. ObjectExists when somebody else was first; then what is
+        there is durable. Either way nothing else is left.
+        """
+        folder, is_new = os.path.dirname(self._path), True
+        try:
+            with _named_errors(self._thing, missing=StorageUnavailable):
+                os.fsync(self._fd)
+                try:
+                    _publish(self._tmp, self._path)
+                except FileExistsError:
+                    is_new = False
+                _sync_folder(folder)
+        finally:
+            self.abandon()
+        if not is_new:
+            raise ObjectExists(f"{self._thing} is there already.")
+
+    def abandon(self) -> None:
+        """Leave nothing of it but what was published. It may be called twice."""
+        if self._fd >= 0:
+            fd, self._fd = self._fd, -1
+            with contextlib.suppress(OSError):
+                os.close(fd)
+            with contextlib.suppress(OSError):
+                os.unlink(self._tmp)
+
+
+class Opened:
+    """An object that is open for reading, as ``LocalStorage.open`` gives it."""
+
+    def __init__(self, root: str, fd: int, info: ObjectInfo) -> None:
+        self._root, self._fd, self.info = root, fd, info
+
+    def read(self, start: int, length: int) -> bytes:
+        """Exactly those bytes; StorageError when the file ends before them."""
+        with _named_errors(f"{self._root}: {self.info.name}", missing=StorageUnavailable):
+            data = _read(self._fd, start, length)
+        if len(data) != length:
+            raise StorageError(f"{self.info.name} in {self._root} ends before byte {start + length}: it is truncated.")
+        return data
+
+    def close(self) -> None:
+        """It may be called twice."""
+        if self._fd >= 0:
+            fd, self._fd = self._fd, -1
+            os.close(fd)
 
 
 def _publish(tmp: str, path: str) -> None:

@@ -18,9 +18,10 @@ from __future__ import annotations
 
 import importlib
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 from holdfast.errors import UsageError
 from holdfast.storage.base import Storage
@@ -35,16 +36,33 @@ _MODULES = {
 _SCHEME = re.compile(r"([a-z][a-z0-9+]*):")
 
 
+class Login(Protocol):
+    """How one is known to a Holdfast server."""
+
+    def token(self) -> str:
+        """The bearer token to show."""
+        ...
+
+    def renew(self, refused: str) -> bool:
+        """The server has refused that token: whether there is another one now."""
+        ...
+
+
+def _nowhere(address: str) -> tuple[str, Login] | None:
+    return None
+
+
 @dataclass(frozen=True)
 class Access:
     """What a storage needs of the outside. ``variables``: the usual environment variables by their names, from the
-    environment and the profile; ``home``: the user's home folder, for profile files, keys and known hosts; ``token``:
-    an access token for the server at an origin (``https://host:port``), None where nobody is logged in.
+    environment and the profile; ``home``: the user's home folder, for profile files, keys and known hosts; ``login``:
+    the address of the server that an address belongs to, and the log-in there, None where nobody is logged in.
     """
 
     variables: Mapping[str, str] = field(default_factory=dict, repr=False)
     home: Path = Path("/nonexistent")
     connections: int = 5  # that one storage may use at once
+    login: Callable[[str], tuple[str, Login] | None] = _nowhere
 
     def get(self, *names: str) -> str:
         """The first of these variables that is set and not empty; else an empty string."""

@@ -38,6 +38,9 @@ class Passing:
     def free_space(self) -> int | None:
         return self.inner.free_space()
 
+    def close(self) -> None:
+        self.inner.close()
+
 
 class DryRun(Passing):
     """Reads go through; nothing is ever stored or deleted."""

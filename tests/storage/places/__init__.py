@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -18,7 +18,8 @@ class Place:
     """A storage under test. ``again`` gives another client of the same place. ``root``: its folder, if it is in one.
     ``outlives_process``: whether what a killed process stored can be looked at afterwards. ``address`` and ``access``:
     how another process reaches it, where it is not a folder. ``one_wins``: of many who put one name at the same moment
-    exactly one succeeds. ``filled``: has many tiny objects of these names by a quicker way than a put of each.
+    exactly one succeeds. ``whole``: nobody sees a part of an object, whatever is killed.
+    ``filled``: has many tiny objects of these names by a quicker way than a put of each.
     """
 
     storage: Storage
@@ -28,7 +29,14 @@ class Place:
     address: str = ""
     access: Access | None = None
     one_wins: bool = True
+    whole: bool = True
     filled: Callable[[Iterable[str]], None] | None = None
+    opened: list[Storage] = field(default_factory=list)
+
+    def close(self) -> None:
+        """Close every client there was."""
+        for storage in self.opened:
+            storage.close()
 
     def fill(self, names: Iterable[str]) -> None:
         """Have many tiny objects, by the quickest way there is."""
@@ -53,15 +61,30 @@ def fill_folder(root: Path, names: Iterable[str]) -> None:
         path.write_bytes(b"x")
 
 
-def at(address: str, access: Access, *, one_wins: bool, filled: Callable[[Iterable[str]], None] | None = None) -> Place:
+def at(
+    address: str,
+    access: Access,
+    *,
+    one_wins: bool,
+    whole: bool = True,
+    filled: Callable[[Iterable[str]], None] | None = None,
+) -> Place:
     """A place that is reached by an address, made ready."""
-    storage = open_storage(address, access)
+    opened: list[Storage] = []
+
+    def again() -> Storage:
+        opened.append(open_storage(address, access))
+        return opened[-1]
+
+    storage = again()
     storage.create()
     return Place(
         storage,
-        lambda: open_storage(address, access),
+        again,
+        opened=opened,
         address=address,
         access=access,
         one_wins=one_wins,
+        whole=whole,
         filled=filled,
     )
