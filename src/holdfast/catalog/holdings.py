@@ -17,7 +17,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from holdfast.catalog.database import Connection
 from holdfast.catalog.numbers import next_number
 from holdfast.catalog.rows import columns, every, insert_new, one
-from holdfast.catalog.tables import accounts, digests, files, manifests, parts, seen, shelves, wanted
+from holdfast.catalog.tables import accounts, digests, files, manifests, parts, seen, shelves, vaults, wanted
 
 _AT_ONCE = 2000  # values in one question: every database takes so many
 whole = sa.and_(manifests.c.version > 0, manifests.c.deletion.is_(None))  # received to its end, and not deleted
@@ -453,7 +453,7 @@ def drop_shelves(connection: Connection, gone: Iterable[str]) -> None:
 
 
 def count_usage(connection: Connection) -> None:
-    """Set what each account uses to what it has: files, what came of others, manifests."""
+    """Set what each account uses to what it has: files, what came of others, manifests, vaults."""
     numbers = connection.execute(sa.select(accounts.c.id)).scalars().all()
     for number in hold_accounts(connection, numbers):
         there = sa.or_(manifests.c.deletion.is_(None), manifests.c.deletion > 0)
@@ -461,14 +461,22 @@ def count_usage(connection: Connection) -> None:
             _sum_and_count(files.c.size).where(files.c.account == number),
             _sum_and_count(manifests.c.size).where(manifests.c.account == number, manifests.c.version > 0, there),
             _sum_and_count(parts.c.stop - parts.c.start).where(parts.c.account == number),
+            sa.select(_sum(vaults.c.bytes), _sum(vaults.c.objects)).where(vaults.c.account == number),
         ]
-        (size, count), (documents, manifest_count), (coming, _) = (connection.execute(q).one() for q in of_each)
-        used = {"used_bytes": int(size + documents + coming), "used_objects": count + manifest_count}
+        (size, count), (documents, manifest_count), (coming, _), kept = (connection.execute(q).one() for q in of_each)
+        used = {
+            "used_bytes": int(size + documents + coming + kept[0]),
+            "used_objects": int(count + manifest_count + kept[1]),
+        }
         connection.execute(sa.update(accounts).where(accounts.c.id == number).values(used))
 
 
 def _sum_and_count(column: sa.ColumnElement[int]) -> Any:
-    return sa.select(sa.func.coalesce(sa.func.sum(column), 0), sa.func.count())
+    return sa.select(_sum(column), sa.func.count())
+
+
+def _sum(column: sa.ColumnElement[int]) -> Any:
+    return sa.func.coalesce(sa.func.sum(column), 0)
 
 
 # -- rows --------------------------------------------------------------------------------------------------------------

@@ -259,7 +259,7 @@ shelves = sa.Table(  # snapshots of the shelf whose entries are in this catalog
 counters = sa.Table(
     "counters",
     metadata,
-    # accounts, manifests: the last number that was given; owed: 1 if all of the shelf is to be merged
+    # accounts, manifests, vaults: the last number that was given; owed: 1 if all of the shelf is to be merged
     sa.Column("name", sa.Text, primary_key=True),
     sa.Column("value", sa.BigInteger, nullable=False),
 )
@@ -277,4 +277,44 @@ digests = sa.Table(  # what files of the command line's snapshots hash to
     sa.Column("hash", sa.Text, nullable=False, index=True),
     sa.Column("size", sa.BigInteger, nullable=False),
     *_content(),
+)
+
+# -- vaults ------------------------------------------------------------------------------------------------------------
+
+
+vaults = sa.Table(  # places where other programs keep their own repositories
+    "vaults",
+    metadata,
+    sa.Column("id", Number, primary_key=True, autoincrement=False),
+    # null: it was deleted, alone or with its account; its folder is still to be removed
+    sa.Column("account", Number, sa.ForeignKey("accounts.id", ondelete="SET NULL"), nullable=True),
+    sa.Column("name", sa.Text, nullable=False),
+    sa.Column("folder", sa.Text, nullable=False, unique=True),  # below the folder of all vaults
+    sa.Column("quota_bytes", sa.BigInteger),  # null: no limit but the account's
+    sa.Column("append_only", sa.Boolean, nullable=False),
+    sa.Column("bytes", sa.BigInteger, nullable=False, server_default="0"),  # with what is reserved
+    sa.Column("objects", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("created_ns", sa.BigInteger, nullable=False),
+    sa.UniqueConstraint("account", "name", name="uq_vaults_account"),
+)
+
+vault_grants = sa.Table(  # what other accounts may do with a vault
+    "vault_grants",
+    metadata,
+    sa.Column("vault", Number, sa.ForeignKey("vaults.id", ondelete="CASCADE"), primary_key=True),
+    sa.Column("account", Number, sa.ForeignKey("accounts.id", ondelete="CASCADE"), primary_key=True, index=True),
+    sa.Column("allowed", sa.Text, nullable=False),
+    sa.Column("created_ns", sa.BigInteger, nullable=False),
+    sa.CheckConstraint("allowed IN ('read', 'append', 'full')", name="allowed"),
+)
+
+vault_changes = sa.Table(  # uploads and deletions that run: one that is left says that its vault must be counted anew
+    "vault_changes",
+    metadata,
+    sa.Column("id", sa.Text, primary_key=True),
+    sa.Column("vault", Number, sa.ForeignKey("vaults.id", ondelete="CASCADE"), nullable=False, index=True),
+    sa.Column("name", sa.Text, nullable=False),  # the object's
+    sa.Column("bytes", sa.BigInteger, nullable=False),  # as what it counts meanwhile
+    sa.Column("objects", sa.BigInteger, nullable=False),
+    sa.Column("renewed_ns", sa.BigInteger, nullable=False, index=True),
 )

@@ -25,6 +25,7 @@ from holdfast.errors import Forbidden, HoldfastError
 from holdfast.faces import contract, problems
 from holdfast.faces import files as faces_files
 from holdfast.faces import manifests as faces_manifests
+from holdfast.faces import vault as faces_vault
 from holdfast.faces.accounts import add_accounts
 from holdfast.faces.gate import COOKIE, Gate
 from holdfast.faces.login import add_login
@@ -35,6 +36,8 @@ from holdfast.faces.watching import Metrics, Watch, make_log
 from holdfast.manifests.files import Files
 from holdfast.manifests.manifests import Manifests
 from holdfast.manifests.removing import Remover
+from holdfast.vaults.objects import Objects
+from holdfast.vaults.vaults import Vaults
 
 Application = ASGIApp
 
@@ -53,6 +56,8 @@ class Rooms:
     manifests: Manifests
     remover: Remover
     waiting: str
+    vaults: Vaults
+    objects: Objects
     openid: OpenID | None = None
 
 
@@ -66,6 +71,7 @@ def create_app(rooms: Rooms, log: TextIO) -> Application:
     _accounts(app, gate, rooms)
     app.include_router(faces_manifests.router(rooms.manifests, rooms.remover, gate, rooms.waiting))
     app.include_router(faces_files.router(rooms.files, rooms.remover, gate))
+    app.include_router(faces_vault.router(rooms.vaults, rooms.objects, gate))
     app.openapi = lambda: _document(app)  # type: ignore[method-assign]
     return Watch(faces_files.Shortcut(app, rooms.files, gate), make_log(log), metrics)
 

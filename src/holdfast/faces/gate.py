@@ -1,14 +1,15 @@
 """Who is asking: one way to be known for every face.
 
-An API token or OAuth2 access token (``Authorization: Bearer``), a name and password (``Basic``), or a session's
-cookie. What is promised: nothing passes without one of them; a cookie counts only for requests that come from our own
-pages; a token that was revoked here, or an account that was disabled here, is refused from then on (on another node
-within FRESH_S).
+An API token or OAuth2 access token (``Authorization: Bearer``), a name and password (``Basic``; for programs that know
+nothing else, an API token of that account in the password's place), or a session's cookie. What is promised: nothing
+passes without one of them; a cookie counts only for requests that come from our own pages; a token that was revoked
+here, or an account that was disabled here, is refused from then on (on another node within FRESH_S).
 """
 
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import time
 from collections.abc import Awaitable, Callable
@@ -60,7 +61,7 @@ class Gate:
                 return await self._fresh_or(header, address, self._by_bearer, rest.strip(), address)
             if scheme.lower() == "basic":
                 username, password = _basic(rest.strip())
-                return await self._fresh_or(header, address, self._directory.by_password, username, password, address)
+                return await self._fresh_or(header, address, self._by_basic, username, password, address)
             raise NotLoggedIn("That kind of Authorization is not known here.", "Use Bearer or Basic.")
         if key := request.cookies.get(COOKIE):
             demand_own_origin(request)
@@ -70,6 +71,15 @@ class Gate:
     def _by_bearer(self, secret: str, address: str) -> Identity:
         ours = secret.startswith(TOKEN_PREFIX)
         return (self._directory.by_token if ours else self._by_access_token)(secret, address)
+
+    def _by_basic(self, username: str, password: str, address: str) -> Identity:
+        """What looks like a token and is none may be a password; as one it is guarded against guessing."""
+        if password.startswith(TOKEN_PREFIX):
+            with contextlib.suppress(NotLoggedIn):
+                found = self._directory.by_token(password, address)
+                if found.username == username:
+                    return found
+        return self._directory.by_password(username, password, address)
 
     async def _fresh_or(self, header: str, address: str, look: Callable[..., Identity], *shown: str) -> Identity:
         """Who shows that. One that was just looked up, and nothing has changed since, is not looked up again."""

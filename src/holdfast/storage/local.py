@@ -149,8 +149,8 @@ class LocalStorage:
                 self._need_root()
 
     def remove(self, name: str) -> int:
-        """Delete an object that is there, and tell how many bytes it had. ObjectMissing when it is not there; of several
-        who remove the same one, one succeeds.
+        """Delete an object that is there, durably; how many bytes it had. ObjectMissing when it is not there: of
+        several who remove the same one, one succeeds.
         """
         path = self._path(name)
         with _named_errors(f"{self._root}: {name}", missing=ObjectMissing), self._present(name):
@@ -277,8 +277,8 @@ class LocalStorage:
 
 
 class Incoming:
-    """An object on its way in, as ``LocalStorage.begin`` gives it: ``write`` its pieces, then ``publish`` or ``abandon``.
-    One thread's at a time.
+    """An object on its way in, as ``LocalStorage.begin`` gives it: ``write`` its pieces, then ``publish`` or
+    ``abandon``. One thread's at a time.
     """
 
     def __init__(self, thing: str, path: str, tmp: str, fd: int) -> None:

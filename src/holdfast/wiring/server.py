@@ -1,7 +1,7 @@
 """Builds everything ``holdfast serve`` runs: the catalog, the accounts, the repository, the faces.
 
 Under the data folder lie ``repository/`` and its ``key`` (mode 0600), and ``catalog.db`` unless another database is
-named. All of it is made on the first start.
+named; below ``vaults/`` one folder for each vault. All of it is made on the first start.
 """
 
 from __future__ import annotations
@@ -34,6 +34,10 @@ from holdfast.repository.keys import Sheet
 from holdfast.repository.repository import Repository, create, open_repository
 from holdfast.settings import OidcSettings, ServerSettings
 from holdfast.storage.local import LocalStorage
+from holdfast.vaults.folders import Folders
+from holdfast.vaults.keeping import Keeper
+from holdfast.vaults.objects import Objects
+from holdfast.vaults.vaults import Vaults
 from holdfast.wiring.app import machine_owner, read_first_line, read_key_file, return_freed_memory, write_key_file
 from holdfast.wiring.provider import fetch
 
@@ -81,10 +85,14 @@ def open_server(
         def tell(work: str, error: Exception) -> None:
             make_log(log).error("housekeeping", work=work, error=str(error), exc_info=error)
 
-        with _manifests(settings, repository, database, now_ns, tell) as (files, manifests, remover):
+        with (
+            _manifests(settings, repository, database, now_ns, tell) as (files, manifests, remover),
+            _vaults(folder, database, now_ns, tell) as (vaults, objects),
+        ):
             openid = _openid(oidc, database, passwords, now_ns)
+            waiting = str(_waiting(folder))
             rooms = Rooms(
-                directory, ready, oauth, settings.url, files, manifests, remover, str(_waiting(folder)), openid
+                directory, ready, oauth, settings.url, files, manifests, remover, waiting, vaults, objects, openid
             )
             yield Server(create_app(rooms, log), folder, is_new, password)
 
@@ -110,6 +118,19 @@ def _manifests(
         keeper.start()
         with contextlib.closing(manifests), contextlib.closing(keeper):
             yield files, manifests, remover
+
+
+@contextlib.contextmanager
+def _vaults(data: Path, database: Database, now_ns: Callable[[], int], tell: Tell) -> Iterator[tuple[Vaults, Objects]]:
+    """The room of vaults, and the thread that keeps it in order."""
+    folder = data / "vaults"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    folders = Folders(folder)
+    objects = Objects(database, folders, now_ns, tell)
+    keeper = Keeper(database, folders, objects, now_ns, tell, alone=database.is_sqlite)
+    keeper.start()
+    with contextlib.closing(keeper):
+        yield Vaults(database, folders, now_ns, keeper.wake), objects
 
 
 def _waiting(data: Path) -> Path:
