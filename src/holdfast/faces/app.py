@@ -26,6 +26,7 @@ from holdfast.faces import contract, problems
 from holdfast.faces import files as faces_files
 from holdfast.faces import manifests as faces_manifests
 from holdfast.faces import vault as faces_vault
+from holdfast.faces import vaults as faces_vaults
 from holdfast.faces.accounts import add_accounts
 from holdfast.faces.gate import COOKIE, Gate
 from holdfast.faces.login import add_login
@@ -71,6 +72,7 @@ def create_app(rooms: Rooms, log: TextIO) -> Application:
     _accounts(app, gate, rooms)
     app.include_router(faces_manifests.router(rooms.manifests, rooms.remover, gate, rooms.waiting))
     app.include_router(faces_files.router(rooms.files, rooms.remover, gate))
+    app.include_router(faces_vaults.router(rooms.vaults, gate))
     app.include_router(faces_vault.router(rooms.vaults, rooms.objects, gate))
     app.openapi = lambda: _document(app)  # type: ignore[method-assign]
     return Watch(faces_files.Shortcut(app, rooms.files, gate), make_log(log), metrics)

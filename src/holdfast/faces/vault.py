@@ -71,7 +71,10 @@ def router(vaults: Vaults, objects: Objects, gate: Gate) -> APIRouter:
                                        "POST": "Put an object", "DELETE": "Delete an object"}),
     ):  # fmt: skip
         for method, summary in summaries.items():
-            documented: dict[str, Any] = {"responses": _RESPONSES[endpoint.__name__, method] | _KNOWN}
+            documented: dict[str, Any] = {
+                "response_class": Response,
+                "responses": _RESPONSES[endpoint.__name__, method] | _KNOWN,
+            }
             if method == "POST" and endpoint is not root:
                 documented["openapi_extra"] = {"requestBody": {"required": True, **_CONTENT}}
             routes.add_api_route(path, endpoint, methods=[method], summary=summary, **documented)
@@ -255,12 +258,12 @@ _READ: dict[int | str, dict[str, Any]] = {
     304: {"description": "You have it."}, **problems_of(416, 502),
 }  # fmt: skip
 _PUT: dict[int | str, dict[str, Any]] = {200: {"description": "It is stored."}, **problems_of(408, 413, 422, 502, 507)}
-_SIZE: dict[int | str, dict[str, Any]] = {200: {"description": "It is there."}, **problems_of(502)}
+_SIZE: dict[int | str, dict[str, Any]] = {200: {"description": "It is there.", **_CONTENT}, **problems_of(502)}
 _RESPONSES: dict[tuple[str, str], dict[int | str, dict[str, Any]]] = {
     ("root", "POST"): {200: _DONE, **problems_of(507)},
     ("root", "DELETE"): {200: _DONE},
     ("config", "HEAD"): _SIZE, ("config", "GET"): _READ, ("config", "POST"): _PUT,
-    ("listing", "GET"): {200: {"description": "All of them, in no order.", **_LISTS}, **problems_of(502)},
+    ("listing", "GET"): {200: {"description": "All of them, in no order.", **_LISTS}, **problems_of(405, 502)},
     ("one", "HEAD"): _SIZE, ("one", "GET"): _READ, ("one", "POST"): _PUT,
     ("one", "DELETE"): {200: _DONE, **problems_of(502)},
 }  # fmt: skip

@@ -33,6 +33,11 @@ def demand_vault_name(name: str) -> str:
     return name
 
 
+def are_names(owner: str, vault: str) -> bool:
+    """Whether there may be such a vault of such an account; not every text fits a database."""
+    return bool(_OWNER.fullmatch(owner) and _VAULT.fullmatch(vault)) and vault not in _TAKEN
+
+
 def parse(path: str, asking: str) -> Where:
     """What ``VAULT/…`` or ``OWNER/VAULT/…`` means (decoded, and never decoded again) when ``asking`` asks it.
 
@@ -42,7 +47,7 @@ def parse(path: str, asking: str) -> Where:
     if len(steps) == 1 or steps[1] in _TAKEN:
         steps = [asking, *steps]
     owner, vault, *rest = steps
-    if not _OWNER.fullmatch(owner) or not _VAULT.fullmatch(vault) or vault in _TAKEN or len(rest) > 2:
+    if not are_names(owner, vault) or len(rest) > 2:
         raise _nothing()
     if not rest:
         return Where(owner, vault)

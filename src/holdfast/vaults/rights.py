@@ -14,6 +14,7 @@ from holdfast.catalog import vaults as rows
 from holdfast.catalog.database import Connection
 from holdfast.catalog.vaults import Vault
 from holdfast.errors import Forbidden, NoContent
+from holdfast.vaults.names import are_names
 
 OWNER, FULL, APPEND, READ = "owner", "full", "append", "read"
 GRANTS = (READ, APPEND, FULL)
@@ -31,7 +32,7 @@ class Seen(NamedTuple):
 
 def see(c: Connection, by: Identity, owner: str, name: str, *, as_admin: bool = False) -> Seen:
     """The vault, and what he may with it. NoContent when it is not there, or not for him."""
-    vault = rows.vault_named(c, owner, name)
+    vault = rows.vault_named(c, owner, name) if are_names(owner, name) else None
     if vault is not None:
         right = OWNER if vault.account == by.account else rows.allowed(c, vault.id, by.account)
         if right or as_admin:
