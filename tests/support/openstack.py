@@ -1,7 +1,7 @@
-"""OpenStack on loopback: Swift with its own log-in and its S3 interface, and Keystone v3 beside it where it is asked.
+"""OpenStack Swift on loopback, with its own log-in and its S3 interface. ``openstack_identity`` has Keystone for it.
 
-``swift_of(request)`` and ``keystone_of(request)`` give one node for all tests of this process; each test takes a
-container of its own. Swift's account, container and proxy server are one process, its object server is another one, so
+``swift_of(request)`` gives one node for all tests of this process; each test takes a container of its own. Swift's
+account, container and proxy server are one process, its object server is another one, so
 that it can be stopped.
 """
 

@@ -71,13 +71,17 @@ class Login:
         self._session.session.close()
 
     def _from_catalog(self) -> str:
-        found = self._plugin.get_endpoint(
-            self._session, service_type="object-store", interface=self._interface, region_name=self._region
-        )
+        wanted = {"service_type": "object-store", "interface": self._interface, "region_name": self._region}
+        try:
+            found = self._plugin.get_endpoint(self._session, skip_discovery=True, **wanted)
+        except refusals.EmptyCatalog:
+            raise
+        except refusals.EndpointNotFound:
+            found = None
         if not found:
             raise StorageError(
-                f"The catalog of {self._shown} names no object store that is {self._interface} in the region "
-                f"{self._region or '(any)'}.",
+                f"The catalog of {self._shown} has no {self._interface} object store in "
+                f"{'the region ' + self._region if self._region else 'any region'}.",
                 "Check OS_REGION_NAME, OS_INTERFACE and the project (OS_PROJECT_NAME).",
             )
         return str(found).rstrip("/")
@@ -92,7 +96,7 @@ class Login:
         try:
             yield
         except refusals.HttpError as e:
-            raise self._meaning(e.http_status) from None
+            raise self._meaning(e.http_status, e.response) from None
         except refusals.SSLError as e:
             raise unsafe(self._shown, e) from None
         except (refusals.ConnectFailure, refusals.ConnectTimeout):
@@ -106,13 +110,13 @@ class Login:
         except (refusals.ClientException, *NONSENSE):
             raise self._nonsense() from None
 
-    def _meaning(self, status: int) -> StorageError:
+    def _meaning(self, status: int, answer: Any) -> StorageError:
         if status in (401, 403):
             return StorageDenied(
                 f"{self._shown} refuses the log-in.",
                 "Check the user, the password, their domain (OS_USER_DOMAIN_NAME) and the project (OS_PROJECT_NAME).",
             )
-        if status == 400:
+        if status == 400 and "json" in answer.headers.get("content-type", ""):
             return StorageError(
                 f"{self._shown} does not understand the log-in.", "Check domains, ids and names in OS_…."
             )
