@@ -100,13 +100,17 @@ def running(command: list[str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
 
 
 class SwiftNode:
-    """A node below ``folder``. ``port``: of its proxy server. ``variables``: who one is there, by its own log-in."""
+    """A node below ``folder``. ``port``: of its proxy server. ``variables``: who one is there, by its own log-in, and
+    ``s3_variables`` at its S3 interface, which has the same address.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.port, self._account, self._container, self._object = free_ports(4)
         self.url = f"http://127.0.0.1:{self.port}"
         self.variables = {"ST_AUTH": f"{self.url}/auth/v1.0", "ST_USER": "test:tester", "ST_KEY": "testing"}
+        keys = {"AWS_ACCESS_KEY_ID": "test:tester", "AWS_SECRET_ACCESS_KEY": "testing"}
+        self.s3_variables = {**keys, "AWS_REGION": "us-east-1"}
         self._objects = ExitStack()
         (folder / "node" / "disk").mkdir(parents=True)
         (folder / "objects-port").write_text(str(self._object))

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import logging
 import queue
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -46,6 +47,8 @@ from holdfast.storage.select import Access
 from holdfast.storage.swift_login import CONNECT_SECONDS, NONSENSE, Login, ca_file, login, may_pass, shown, unsafe
 
 T = TypeVar("T")
+
+logging.getLogger("swiftclient").setLevel(logging.WARNING)  # else every request, with the beginning of its token
 
 _ANSWER_SECONDS = 75.0  # a proxy of Swift gives its own servers 60
 _PIECE = 256 << 10
@@ -397,27 +400,31 @@ class _Connections:
 
     @contextlib.contextmanager
     def one(self, url: str) -> Iterator[tuple[Any, Any]]:
-        connection = self._free.get()
+        connection, answered = self._free.get(), False
         try:
             connection = connection or self._new(url)
             yield connection.parsed_url, connection
-        except ClientException:  # an answer, read to its end
-            self._free.put(connection)
+            answered = True
+        except ClientException:  # an answer too, read to its end
+            answered = True
             raise
-        except BaseException:
+        finally:
+            if connection is not None:
+                if not answered:
+                    connection.close()
+                connection.resp = None  # it would keep the body that was sent, and later the socket
+            self._free.put(connection if answered else None)
+
+    def close(self) -> None:
+        """Close those that nobody uses just now."""
+        idle = []
+        with contextlib.suppress(queue.Empty):
+            while True:
+                idle.append(self._free.get_nowait())
+        for connection in idle:
             if connection is not None:
                 connection.close()
             self._free.put(None)
-            raise
-        else:
-            self._free.put(connection)
-
-    def close(self) -> None:
-        for _ in range(self._free.qsize()):
-            with contextlib.suppress(queue.Empty):
-                if (connection := self._free.get_nowait()) is not None:
-                    connection.close()
-                self._free.put(None)
 
     def _new(self, url: str) -> Any:
         self.host = shown(url)

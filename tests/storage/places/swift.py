@@ -1,7 +1,8 @@
-"""OpenStack Swift: a container, by the log-in of Swift itself."""
+"""OpenStack Swift: a container, by the log-in of Swift itself; and the same node's S3 interface."""
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Iterator
 
 import pytest
@@ -21,4 +22,16 @@ def _swift(request: pytest.FixtureRequest) -> Iterator[Place]:
     )
 
 
-PLACES: dict[str, Open] = {"swift": _swift}
+def _s3(request: pytest.FixtureRequest) -> Iterator[Place]:
+    if importlib.util.find_spec("holdfast.storage.buckets") is None:
+        pytest.skip("buckets cannot be opened yet")
+    node, bucket = swift_of(request), a_container()
+    yield at(
+        f"s3:{node.url}/{bucket}/backups",
+        Access(node.s3_variables),
+        one_wins=False,
+        filled=lambda names: node.fill(bucket, "backups/", names),
+    )
+
+
+PLACES: dict[str, Open] = {"swift": _swift, "s3-swift": _s3}
