@@ -65,6 +65,7 @@ class Profile(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     storage: dict[str, str] = {}
     limit_upload: str = ""
     limit_download: str = ""
+    cache: bool = True
 
 
 class ServerSettings(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
@@ -123,6 +124,7 @@ class Settings(msgspec.Struct, frozen=True):
     storage: dict[str, str] = {}  # what storages are told: variables by their usual names, secrets among them
     limit_upload: str = ""
     limit_download: str = ""
+    cache: bool = True
 
     @property
     def default_repository(self) -> Path:
@@ -175,6 +177,7 @@ def load(options: Mapping[str, str], environment: Mapping[str, str] | None = Non
         storage=profile.storage | {k: v for k, v in env.items() if k.startswith(_STORAGE) and v},
         limit_upload=options.get("limit_upload") or env.get("HOLDFAST_LIMIT_UPLOAD") or profile.limit_upload,
         limit_download=options.get("limit_download") or env.get("HOLDFAST_LIMIT_DOWNLOAD") or profile.limit_download,
+        cache=profile.cache and not options.get("no_cache"),
     )
 
 
@@ -286,3 +289,14 @@ def _read(path: Path, must_exist: bool) -> _File | None:
 def debug() -> bool:
     """Whether a developer wants to see the whole of an unexpected error."""
     return bool(os.environ.get("HOLDFAST_DEBUG"))
+
+
+def size_of(text: str) -> int:
+    """``10M`` and the like, in bytes (binary units)."""
+    units = {"": 0, "B": 0, "K": 1, "M": 2, "G": 3, "T": 4}
+    number = text.strip().upper().removesuffix("IB").removesuffix("B") if text.strip().upper() != "B" else ""
+    digits, unit = (number[:-1], number[-1]) if number and number[-1] in "KMGT" else (number, "")
+    try:
+        return int(float(digits) * 1024 ** units[unit])
+    except (ValueError, OverflowError):
+        raise UsageError(f"{text!r} is not a size: write it like 500K, 10M or 2G.") from None

@@ -292,7 +292,9 @@ def test_a_reader_never_sees_a_part_of_an_object(place):
             for name, data in objects.items():
                 view = memoryview(data)
                 place.storage.put(name, [view[i : i + 100_000] for i in range(0, len(data), 100_000)])
-            time.sleep(0.02)
+            end = time.monotonic() + 30
+            while not seen and time.monotonic() < end and not looking.done():
+                time.sleep(0.01)
         finally:
             stop.set()
         looking.result()

@@ -28,6 +28,7 @@ from holdfast.repository.index import Location
 from holdfast.repository.pages import join, split
 from holdfast.repository.reader import ChunkReader
 from holdfast.repository.writer import worker_count
+from holdfast.storage.base import connections_of
 
 PLAN_PARTS = 8192
 MOST_OPEN = 200
@@ -147,7 +148,9 @@ class FileWriter:
         plan, self._plan, self._parts = self._plan, {}, 0
         if not plan:
             return
-        pool = ThreadPoolExecutor(worker_count(), thread_name_prefix="restore")
+        # Far away, blocks are read ahead: each thread waits for the network most of the time.
+        count = max(worker_count(), connections_of(self._reader.storage))
+        pool = ThreadPoolExecutor(count, thread_name_prefix="restore")
         try:
             for done in [pool.submit(self._block, key, plan.pop(key)) for key in sorted(plan)]:
                 done.result()

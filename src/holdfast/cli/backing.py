@@ -12,9 +12,10 @@ import click
 from holdfast import __version__
 from holdfast.archive import backup as archive
 from holdfast.archive.exclude import Excludes
-from holdfast.cli.output import Output, command, given_tags, parse_size, printable, progress_bar, size_text
+from holdfast.cli.output import Output, command, given_tags, printable, progress_bar, size_text
 from holdfast.errors import Incomplete, UsageError
 from holdfast.repository.repository import Repository
+from holdfast.settings import size_of
 from holdfast.wiring.app import no_repository_yet
 
 _MOST_WARNINGS = 50
@@ -89,7 +90,7 @@ def _request(out: Output, repo: Repository, paths: tuple[str, ...], options: dic
             tuple(patterns),
             options["exclude_caches"],
             options["one_file_system"],
-            parse_size(limit) if limit else None,
+            size_of(limit) if limit else None,
         ),
         tags=tuple(given_tags(options["tags"])),
         host=options["host"] or "",

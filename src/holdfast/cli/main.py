@@ -39,12 +39,21 @@ class Commands(click.Group):
     cls=Commands, epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
 )
 @click.version_option(__version__, prog_name="holdfast", message="%(prog)s %(version)s")
-@click.option("-r", "--repo", "repository", metavar="PLACE", help="The repository: a folder (or HOLDFAST_REPOSITORY).")
+@click.option(
+    "-r",
+    "--repo",
+    "repository",
+    metavar="PLACE",
+    help="The repository: a folder, s3:…, … (HOLDFAST_REPOSITORY).",
+)
 @click.option("--password-file", metavar="FILE", help="A file whose first line is the password.")
 @click.option("--password-command", metavar="COMMAND", help="A program whose first line of output is the password.")
 @click.option("--key-file", metavar="FILE", help="A key file, or a recovery sheet.")
 @click.option("--profile", metavar="NAME", help="A profile of holdfast.toml.")
 @click.option("--config", metavar="FILE", help="Another holdfast.toml.")
+@click.option("--limit-upload", metavar="SIZE", help="Send at most so much a second (500K, 5M).")
+@click.option("--limit-download", metavar="SIZE", help="Get at most so much a second.")
+@click.option("--no-cache", is_flag=True, help="Keep nothing of a storage far away on this machine.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
 @click.option("-q", "--quiet", is_flag=True, help="Print only errors and what was asked for.")
 @click.pass_context

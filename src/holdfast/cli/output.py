@@ -105,6 +105,9 @@ _GLOBAL = [
     click.option("--key-file", "g_key_file", hidden=True),
     click.option("--profile", "g_profile", hidden=True),
     click.option("--config", "g_config", hidden=True),
+    click.option("--limit-upload", "g_limit_upload", hidden=True),
+    click.option("--limit-download", "g_limit_download", hidden=True),
+    click.option("--no-cache", "g_no_cache", is_flag=True, hidden=True),
     click.option("--json", "g_as_json", is_flag=True, help="Print JSON for programs."),
     click.option("-q", "--quiet", "g_quiet", is_flag=True, hidden=True),
 ]
@@ -253,14 +256,3 @@ def printable(path: bytes | str) -> str:
 def _escape(sign: str) -> str:
     code = ord(sign)
     return f"\\x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else sign.encode("unicode_escape").decode()
-
-
-def parse_size(text: str) -> int:
-    """``10M`` and the like, in bytes (binary units)."""
-    units = {"": 0, "B": 0, "K": 1, "M": 2, "G": 3, "T": 4}
-    number = text.strip().upper().removesuffix("IB").removesuffix("B") if text.strip().upper() != "B" else ""
-    digits, unit = (number[:-1], number[-1]) if number and number[-1] in "KMGT" else (number, "")
-    try:
-        return int(float(digits) * 1024 ** units[unit])
-    except (ValueError, OverflowError):
-        raise UsageError(f"{text!r} is not a size: write it like 500K, 10M or 2G.") from None

@@ -103,7 +103,7 @@ def _past(out: Output, repo: Repository, found: list[Stored]) -> list[Stored]:
     """The snapshots without those dated later than storage received them. Rules count from the newest: who stole a
     write-only key could otherwise push good snapshots out with ones of tomorrow. They are kept until they are named.
     """
-    stored = {info.name[10:]: info.stored_ns for info in repo.storage.list("snapshots")}
+    stored = {info.name[10:]: info.stored_ns for info in repo.storage.list("snapshots") if info.stored_ns}
     ahead = [s for s in found if s.snapshot.time_ns > stored.get(s.id, s.snapshot.time_ns) + _CLOCKS_DIFFER_NS]
     for one in ahead:
         out.warn(f"The snapshot {one.short} is dated in the future and was left out of the rules; forget it by its id.")

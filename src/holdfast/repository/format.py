@@ -146,7 +146,9 @@ class IndexFile(msgspec.Struct, array_like=True):
 
 
 class Lease(msgspec.Struct, tag="lease", kw_only=True):
-    """Somebody at work. ``knows``: the condemned lists it treats as absent; ``work``: backup, restore, prune …"""
+    """Somebody at work. ``knows``: the condemned lists it treats as absent; ``work``: backup, restore, prune …;
+    ``put_ns``: when it was put, for storages that tell no times.
+    """
 
     work: str
     host: str
@@ -154,6 +156,7 @@ class Lease(msgspec.Struct, tag="lease", kw_only=True):
     boot: str
     started_ns: int
     knows: list[bytes] = []
+    put_ns: int = 0
 
 
 class Condemned(msgspec.Struct, tag="condemned", kw_only=True):
@@ -162,6 +165,7 @@ class Condemned(msgspec.Struct, tag="condemned", kw_only=True):
     packs: list[bytes]
     deadline_s: int
     host: str
+    put_ns: int = 0
 
 
 class Totals(msgspec.Struct, kw_only=True):

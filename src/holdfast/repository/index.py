@@ -8,6 +8,8 @@ backup was killed) are adopted from their own tables.
 
 from __future__ import annotations
 
+import contextlib
+import functools
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from struct import Struct
@@ -21,6 +23,7 @@ from holdfast.repository.crypto import Secrets, object_digest
 from holdfast.repository.format import ID_SIZE, NO_SENSE, IndexFile, PackRecord
 from holdfast.repository.packs import check_record, lengths_by_block, read_contents
 from holdfast.storage.base import Storage
+from holdfast.storage.parallel import answers
 
 PURPOSE = b"index"
 PENDING = 0xFFFFFFFF  # the pack number of a chunk that is being written
@@ -188,49 +191,61 @@ def load_index(
 
     An index object that goes away meanwhile was superseded: then all is read again.
     """
+    superseded = set[str]()
     for _ in range(_TRIES):
-        loader = _Loader(storage, secrets, frozenset(condemned), with_condemned, contents)
-        try:
-            return loader.load(survey)
-        except ObjectMissing:
-            continue
+        loader = _Loader(storage, secrets, frozenset(condemned), with_condemned, contents, superseded)
+        with contextlib.suppress(ObjectMissing):
+            loaded = loader.load(survey)
+            if loaded is not None:
+                return loaded
     raise StorageUnavailable(f"The index of {storage.place} keeps changing.", "Try again when less is going on.")
 
 
 class _Loader:
-    """One reading of the index. Objects are read newest first, so that a superseded one is known before it is met."""
+    """One reading of the index. Objects are read newest first, so that a superseded one is known before it is met.
+    Where times are coarse or unknown it may be met before: then ``superseded`` has it for the next reading.
+    """
 
     def __init__(
-        self, storage: Storage, secrets: Secrets, condemned: frozenset[bytes], with_condemned: bool, contents: bool
+        self,
+        storage: Storage,
+        secrets: Secrets,
+        condemned: frozenset[bytes],
+        with_condemned: bool,
+        contents: bool,
+        superseded: set[str],
     ) -> None:
-        self._storage, self._secrets = storage, secrets
+        self._storage, self._secrets, self._superseded = storage, secrets, superseded
         self._condemned, self._with_condemned, self._contents = condemned, with_condemned, contents
         self._loaded = Loaded(Index(contents=contents))
         self._present: dict[bytes, int] | None = None
         self._known: set[bytes] = set()
 
-    def load(self, survey: bool) -> Loaded:
-        loaded, superseded = self._loaded, set[str]()
+    def load(self, survey: bool) -> Loaded | None:
+        """All of it; None when a superseded object was believed before it was known to be one."""
+        loaded, superseded = self._loaded, self._superseded
         infos = sorted(self._storage.list("index"), key=lambda info: (-info.stored_ns, info.name))
         if survey:
             self._look()
-        for info in infos:
-            loaded.objects[info.name] = info.size
-            if info.name in superseded:
+        read = functools.partial(read_index_object, self._storage, self._secrets)
+        loaded.objects = {info.name: info.size for info in infos}
+        for name, content_of in answers(self._storage, [i.name for i in infos if i.name not in superseded], read):
+            if name in superseded:
                 continue
             try:
-                content = read_index_object(self._storage, self._secrets, info.name)
+                content = content_of()
             except ObjectMissing:
                 raise
             except (Damaged, StorageError) as e:
-                loaded.damaged[info.name] = str(e)
+                loaded.damaged[name] = str(e)
                 continue
-            superseded.update(f"index/{n.hex()}" for n in content.supersedes)
-            loaded.packs[info.name] = [record.name for record in content.packs]
+            names = {f"index/{n.hex()}" for n in content.supersedes}
+            superseded.update(names)
+            if not names.isdisjoint(loaded.packs):
+                return None
+            loaded.packs[name] = [record.name for record in content.packs]
             for record in content.packs:
                 self._take(record)
-        for name in superseded:
-            loaded.packs.pop(name, None)
         if loaded.damaged and self._present is None:
             self._look()
         self._adopt()

@@ -4,7 +4,7 @@ Nobody waits for anybody. Somebody at work holds a lease, which he refreshes; pr
 later sweep deletes them only when no lease is left that might not know the list. A lease names the lists its holder
 knows, so no clocks are compared for that; ages are taken from the storage's own times. A lease is over when its
 holder dropped it, when it was not refreshed for LEASE_LIFE_S, or when its process is known to have ended on this very
-machine.
+machine. A storage that tells no times leaves the one the writer noted, by his own clock.
 """
 
 from __future__ import annotations
@@ -67,6 +67,7 @@ class Hold:
         self._lock = threading.Lock()
         self.knows: frozenset[str] = frozenset()
         self.started_ns = leases.now_ns()
+        self.after_s = 0.0
 
     @property
     def name(self) -> str:
@@ -84,7 +85,7 @@ class Hold:
                 self._leases.storage.delete(old)
             else:
                 with contextlib.suppress(StorageError):
-                    self.started_ns = self._leases.storage.stat(self._name).stored_ns
+                    self.started_ns = self._leases.storage.stat(self._name).stored_ns or self.started_ns
 
     def need(self) -> None:
         """Busy when the lease was not refreshed for so long that others may soon take it for over, or have done so."""
@@ -92,7 +93,9 @@ class Hold:
             raise Busy(f"This {self._work} was asleep for too long: somebody else may be at work.", "Run it again.")
 
     def refresh_until_dropped(self) -> None:
-        while not self._stop.wait(REFRESH_S):
+        wait_s = self.after_s or REFRESH_S
+        while not self._stop.wait(wait_s):
+            wait_s = REFRESH_S
             with contextlib.suppress(StorageError):  # tried again in time; a lapsed lease costs a check, not data
                 self.put(self.knows)
 
@@ -111,11 +114,15 @@ class Leases:
         self.storage, self._secrets, self._owner, self.now_ns = storage, secrets, owner, now_ns
 
     @contextlib.contextmanager
-    def hold(self, work: str, *, needed: bool = True) -> Iterator[Hold]:
-        """Hold a lease for the time of the block. Not ``needed``: a storage that cannot be written to is fine."""
+    def hold(self, work: str, *, needed: bool = True, after_s: float = 0) -> Iterator[Hold]:
+        """Hold a lease for the time of the block. Not ``needed``: a storage that cannot be written to is fine.
+        ``after_s``: it is put only when the block has lasted for so long.
+        """
         hold = Hold(self, work)
+        hold.after_s = after_s
         try:
-            hold.put(frozenset())
+            if not after_s:
+                hold.put(frozenset())
         except StorageError:
             if needed:
                 raise
@@ -145,12 +152,13 @@ class Leases:
             boot=self._owner.boot,
             started_ns=started_ns,
             knows=[bytes.fromhex(n[6:]) for n in sorted(knows)],
+            put_ns=self.now_ns(),
         )
         return self._put(lease)
 
     def condemn(self, packs: list[bytes], deadline_s: int) -> str:
         """Store a condemned list; its name."""
-        return self._put(Condemned(packs=packs, deadline_s=deadline_s, host=self._owner.host))
+        return self._put(Condemned(packs=packs, deadline_s=deadline_s, host=self._owner.host, put_ns=self.now_ns()))
 
     def _put(self, content: Lease | Condemned) -> str:
         data = self._secrets.share(PURPOSE, msgspec.msgpack.encode(content))
@@ -175,14 +183,15 @@ class Leases:
             if vanished <= gone:
                 break
             gone |= vanished  # a lease that was refreshed meanwhile has another name now: look again
-        newest = max((i.stored_ns for i, _ in found.values()), default=0)
-        locks = Locks({}, {}, {}, {i.name: i.stored_ns for i, _ in found.values()}, damaged)
+        stored = {i.name: i.stored_ns or (content.put_ns if content else 0) for i, content in found.values()}
+        newest = max(stored.values(), default=0)
+        locks = Locks({}, {}, {}, stored, damaged)
         for info, content in found.values():
             if isinstance(content, Condemned):
                 locks.condemned[info.name] = content
                 continue
-            lease = content or Lease(work="something", host="?", process="", boot="", started_ns=info.stored_ns)
-            lapsed = newest - info.stored_ns > LEASE_LIFE_S * 1_000_000_000
+            lease = content or Lease(work="something", host="?", process="", boot="", started_ns=stored[info.name])
+            lapsed = stored[info.name] > 0 and newest - stored[info.name] > LEASE_LIFE_S * 1_000_000_000
             (locks.over if lapsed or self._owner.ended(lease) else locks.live)[info.name] = lease
         return locks
 

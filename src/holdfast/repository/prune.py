@@ -179,7 +179,7 @@ def _condemn(
     report.packs, report.bytes = len(records), sum(r.size for r in records.values())
     if oldest_lease_ns is not None:  # what a running backup has just stored looks dead and is not
         young = oldest_lease_ns - _HOUR_NS
-        records = {n: r for n, r in records.items() if state.loaded.stored_ns.get(n, 0) < young}
+        records = {n: r for n, r in records.items() if 0 < state.loaded.stored_ns.get(n, 0) < young}  # 0: not known
     dead = {n for n in records if not uses[n].live}
     partly = choose_partly({n: (uses[n].live, uses[n].total) for n in records if n not in dead}, request.max_unused)
     partly |= choose_small({n: r.size for n, r in records.items() if n not in dead and n not in partly})

@@ -8,32 +8,50 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
+from collections.abc import Callable
 
-from holdfast.errors import Damaged
+from holdfast.errors import Damaged, StorageDenied, StorageError, StorageUnavailable
 from holdfast.repository.crypto import Secrets
-from holdfast.repository.format import PackRecord
-from holdfast.repository.index import Index, Location, chunks_of
+from holdfast.repository.format import KIND_TREE, PackRecord
+from holdfast.repository.index import Index, Loaded, Location, chunks_of
 from holdfast.repository.packs import BlockReader, pack_name
 from holdfast.storage.base import Storage
+from holdfast.storage.caching import pages_of
 
 BLOCK_CACHE = 40 << 20
 
 
 class ChunkReader:
-    """Reads chunks by id. Safe to share between threads. ``cache``: raw bytes of blocks that it keeps."""
+    """Reads chunks by id. Safe to share between threads. ``cache``: raw bytes of blocks that it keeps.
 
-    def __init__(self, storage: Storage, secrets: Secrets, index: Index, *, cache: int = BLOCK_CACHE) -> None:
-        self.storage, self._secrets, self._index, self._cache = storage, secrets, index, cache
+    ``survey``: given where the index was believed without a look at what is in storage. It loads the index again, with
+    contents and with that look, and is asked once, when a chunk is in no pack or a pack is not there.
+    """
+
+    def __init__(
+        self,
+        storage: Storage,
+        secrets: Secrets,
+        index: Index,
+        *,
+        cache: int = BLOCK_CACHE,
+        survey: Callable[[], Loaded] | None = None,
+    ) -> None:
+        self.storage, self._secrets, self._index, self._cache, self._survey = storage, secrets, index, cache, survey
+        self._pages = pages_of(storage)
         self._hash = secrets.chunk_hasher()
         self._packs: dict[int, BlockReader] = {}
         self._blocks: OrderedDict[tuple[int, int], bytes] = OrderedDict()
         self._held = 0
         self._contents: dict[int, dict[int, list[tuple[bytes, Location]]]] = {}
-        self._lock = threading.Lock()
+        self._seen: Loaded | None = None
+        self._lock, self._survey_lock = threading.Lock(), threading.Lock()
 
     def locate(self, chunk_id: bytes) -> Location:
         """Where the chunk lies; Damaged when nothing knows it."""
         location = self._index.find(chunk_id)
+        if location is None and (seen := self._surveyed()) is not None:
+            location = self._index.find(chunk_id) if seen.index.find(chunk_id) else None
         if location is None:
             raise Damaged(
                 f"The chunk {chunk_id.hex()[:16]} is in no pack.", "Run `holdfast check`, then `holdfast repair`."
@@ -79,7 +97,42 @@ class ChunkReader:
 
     def fetch(self, pack: int, number: int) -> bytes:
         """One unpacked block, from storage."""
-        return self.pack(pack).read(self.storage, number)
+        storage = self._pages if self._index.packs[pack].kind == KIND_TREE else self.storage
+        try:
+            return self.pack(pack).read(storage, number)
+        except StorageError as e:
+            if isinstance(e, StorageUnavailable | StorageDenied) or (seen := self._surveyed()) is None:
+                raise
+            return self._elsewhere(seen, pack, number, e)
+
+    def _elsewhere(self, seen: Loaded, pack: int, number: int, error: StorageError) -> bytes:
+        """A block of a pack that is not there or cut short, out of other packs; a chunk that is in none of them stays
+        zeros, which no id fits. The error, when there is nothing else.
+        """
+        record = seen.lost.get(self._index.packs[pack].name)
+        if record is None:
+            raise error
+        chunks = [(i, where) for i, where in chunks_of(record) if where.block == number]
+        block = bytearray(sum(where.length for _, where in chunks))
+        other, found = ChunkReader(self.storage, self._secrets, seen.index), False
+        for chunk_id, where in chunks:
+            if seen.index.find(chunk_id) is not None:
+                block[where.offset : where.offset + where.length] = other.read(chunk_id)
+                found = True
+        if not found:
+            raise error
+        return bytes(block)
+
+    def _surveyed(self) -> Loaded | None:
+        """The index with a look at storage, its new packs taken into this one; None where that was done at first."""
+        if self._survey is None:
+            return None
+        with self._survey_lock:
+            if self._seen is None:
+                self._seen = self._survey()
+                for record in self._seen.records.values():
+                    self._index.add_pack(record, weak=True)
+            return self._seen
 
     def chunks_in(self, pack: int, block: int) -> list[tuple[bytes, Location]]:
         """The chunks of one block, in order."""

@@ -7,6 +7,7 @@ load the index, and give the parts a backup or a restore works with.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import re
 from collections.abc import Callable, Iterator
@@ -33,11 +34,12 @@ from holdfast.repository.pages import Tree
 from holdfast.repository.reader import BLOCK_CACHE, ChunkReader
 from holdfast.repository.snapshots import Stored, put_snapshot, read_snapshots
 from holdfast.repository.writer import ChunkWriter
-from holdfast.storage.base import CONFIG, Storage
+from holdfast.storage.base import CONFIG, Storage, connections_of
 
 FORMAT = "holdfast repository"
 CONFIG_MOST = 64 << 10
 FEW_PACKS = 32
+LONG_S = 20
 
 
 @dataclass
@@ -82,8 +84,11 @@ class Repository:
 
     @contextlib.contextmanager
     def reading(self, work: str = "restore", *, contents: bool = False) -> Iterator[ChunkReader]:
-        """Hold a lease where the storage can be written to, and give a reader."""
-        with self.leases.hold(work, needed=False):
+        """Hold a lease where the storage can be written to, and give a reader. Far away, where every question costs
+        time, a lease is put only when the work takes long: until then the deadline of condemned packs protects it.
+        """
+        far = connections_of(self.storage) > 1
+        with self.leases.hold(work, needed=False, after_s=LONG_S if far else 0):
             yield self.reader(contents=contents)
 
     def reader(self, *, contents: bool = False, cache: int = BLOCK_CACHE) -> ChunkReader:
@@ -91,8 +96,12 @@ class Repository:
         ``cache``: the bytes of blocks it keeps.
         """
         condemned = self.leases.survey().condemned_packs()
-        loaded = load_index(self.storage, self.secrets, condemned=condemned, with_condemned=True, contents=contents)
-        return ChunkReader(self.storage, self.secrets, loaded.index, cache=cache)
+
+        load = functools.partial(load_index, self.storage, self.secrets, condemned=condemned, with_condemned=True)
+        far = connections_of(self.storage) > 1  # there, packs are not listed as long as the index has what is wanted
+        index = load(survey=not far, contents=contents).index
+        survey = functools.partial(load, survey=True, contents=True) if far else None
+        return ChunkReader(self.storage, self.secrets, index, cache=cache, survey=survey)
 
 
 @dataclass
@@ -182,10 +191,16 @@ def create(
 
 
 def open_repository(
-    storage: Storage, credential: keys.Credential, owner: Owner, now_ns: Callable[[], int]
+    storage: Storage,
+    credential: keys.Credential,
+    owner: Owner,
+    now_ns: Callable[[], int],
+    found: tuple[bytes, str] | None = None,
 ) -> Repository:
-    """Open the repository in a storage. Its version is checked before a password is worked on."""
-    line, mac = read_config(storage)
+    """Open the repository in a storage. Its version is checked before a password is worked on. ``found``: what
+    ``read_config`` has given already.
+    """
+    line, mac = found or read_config(storage)
     config = parse_config(line, storage.place)
     bundle, key_id = keys.open_bundle(storage, credential, config.repository)
     secrets = Secrets(bundle)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
@@ -12,6 +13,7 @@ from holdfast.errors import Damaged, ObjectMissing, SnapshotMissing, UsageError
 from holdfast.repository.crypto import Secrets, object_digest
 from holdfast.repository.format import NO_SENSE, Snapshot
 from holdfast.storage.base import Storage
+from holdfast.storage.parallel import answers
 
 PURPOSE = b"snapshot"
 SHORT = 8
@@ -79,11 +81,10 @@ def read_snapshots(storage: Storage, secrets: Secrets, damaged: list[str] | None
     gone: set[str] = set()
     while True:
         vanished = set()
-        for snapshot_id in [i.name[10:] for i in storage.list("snapshots")]:
-            if snapshot_id in found:
-                continue
+        new = [i.name[10:] for i in storage.list("snapshots") if i.name[10:] not in found]
+        for snapshot_id, snapshot in answers(storage, new, functools.partial(read_snapshot, storage, secrets)):
             try:
-                found[snapshot_id] = Stored(snapshot_id, read_snapshot(storage, secrets, snapshot_id))
+                found[snapshot_id] = Stored(snapshot_id, snapshot())
             except ObjectMissing:
                 vanished.add(snapshot_id)
             except Damaged as e:

@@ -36,11 +36,12 @@ from holdfast.repository.format import (
 )
 from holdfast.repository.index import Index, put_index_object
 from holdfast.repository.packs import BUFFER_SIZE, Block, PackBuilder, pack_name
-from holdfast.storage.base import Buffer, Storage
+from holdfast.storage.base import Buffer, Storage, connections_of
+from holdfast.storage.caching import pages_of
 
 BLOCK_CHUNKS = 1 << 15  # of one block: tiny files must not make a pack's table larger than the pack
 INDEX_PACKS = 128  # an index object is written at the latest after so many packs
-STORING = 2  # packs that are being stored at the same time: one of files, one of pages
+STORING = 4  # packs that are being stored at the same time at most: one of pages, others of up to 34 MB of memory
 _WORTH = 32  # a block is stored raw unless zstd saves more than 1/32 of it
 
 
@@ -101,10 +102,11 @@ class ChunkWriter:
         self._most_waiting = workers + 2
         self._processors = threading.Semaphore(workers - 1)  # the caller has one
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="pack")
-        self._stores = ThreadPoolExecutor(STORING, thread_name_prefix="store")
+        storing = min(STORING, connections_of(storage) + 1)
+        self._stores = ThreadPoolExecutor(storing, thread_name_prefix="store")
         others = _pool(workers + 3, BLOCK_MAX)
         self._block_buffers = {SMALL: _pool(workers + 2, BLOCK_MAX), LARGE: others, TREE: others}
-        self._pack_buffers = {KIND_DATA: _pool(2, BUFFER_SIZE), KIND_TREE: _pool(2, BUFFER_SIZE)}
+        self._pack_buffers = {KIND_DATA: _pool(max(2, storing), BUFFER_SIZE), KIND_TREE: _pool(2, BUFFER_SIZE)}
         self._open: dict[Stream, _OpenBlock] = {}
         self._building: dict[int, PackBuilder] = {}
         self._building_lock = threading.Lock()
@@ -309,8 +311,9 @@ class ChunkWriter:
 
     def _store_pack(self, builder: PackBuilder) -> None:
         record, parts = builder.finish()
+        storage = pages_of(self._storage) if builder.kind == KIND_TREE else self._storage
         try:
-            self._storage.put(pack_name(record), parts)
+            storage.put(pack_name(record), parts)
         except ObjectExists:
             # Only a put that was tried again meets its own pack; that it is there is not taken on trust.
             if self._storage.stat(pack_name(record)).size != record.size:

@@ -83,6 +83,12 @@ class Storage(Protocol):
         ...
 
 
+def connections_of(storage: Storage) -> int:
+    """How many calls are worth making at once: 1 for a folder, more where each of them waits for a network."""
+    found: int = getattr(storage, "connections", 1)
+    return found
+
+
 def is_name(name: str) -> bool:
     """Whether an object of a folder may be called that."""
     return bool(_NAME.match(name))

@@ -134,7 +134,7 @@ class RestStorage:
     """See the module. ``place`` is what people see of it; the client's base ends with a slash."""
 
     def __init__(self, place: str, client: httpx2.Client, connections: int) -> None:
-        self._place, self._client, self._connections = place, client, connections
+        self._place, self._client, self.connections = place, client, connections
 
     @property
     def place(self) -> str:
@@ -226,7 +226,7 @@ class RestStorage:
         except (msgspec.MsgspecError, UnicodeDecodeError):
             raise StorageError(f"{self._place} does not speak the REST server's protocol.", _SPELLING) from None
         names = [f"{folder}/{n}" for n in listed if isinstance(n, str)]
-        with ThreadPoolExecutor(self._connections, thread_name_prefix="rest") as pool:  # version 1 tells no sizes
+        with ThreadPoolExecutor(self.connections, thread_name_prefix="rest") as pool:  # version 1 tells no sizes
             for info in pool.map(self._look, filter(is_name, names)):
                 if info is not None:  # deleted while we look
                     yield info

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from holdfast.storage.base import Buffer, ObjectInfo, Storage
+from holdfast.storage.base import Buffer, ObjectInfo, Storage, connections_of
 
 
 class Passing:
@@ -16,6 +16,10 @@ class Passing:
     @property
     def place(self) -> str:
         return self.inner.place
+
+    @property
+    def connections(self) -> int:
+        return connections_of(self.inner)
 
     def create(self) -> None:
         self.inner.create()

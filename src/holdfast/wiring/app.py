@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import datetime
+import functools
 import os
 import pwd
 import shlex
@@ -26,9 +27,11 @@ from holdfast.repository.format import Argon2, Lease
 from holdfast.repository.keys import Credential, KeyFile, Password, Sheet, new_key_file, parse_key_file
 from holdfast.repository.leases import Owner
 from holdfast.repository.repository import Repository, create, open_repository, read_config
-from holdfast.settings import Settings, child_environment
+from holdfast.settings import Settings, child_environment, size_of
 from holdfast.storage.base import Storage
-from holdfast.storage.select import Access, open_storage
+from holdfast.storage.caching import Caching, cache_folder, clear_old
+from holdfast.storage.limiting import Limiting
+from holdfast.storage.select import Access, Login, is_remote, open_storage
 from holdfast.storage.wrappers import DryRun
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # of glibc's mallopt
@@ -73,8 +76,8 @@ class App:
         """Open the repository; a person is asked for the password when nothing gives it."""
         return_freed_memory()
         storage = self.storage(address, dry_run=dry_run)
-        read_config(storage)  # so that nobody is asked for the password of a repository that is not there
-        return open_repository(storage, self.credential(), self.owner(), self.now_ns)
+        found = read_config(storage)  # first, so that nobody is asked for the password of what is not there
+        return open_repository(storage, self.credential(), self.owner(), self.now_ns, found)
 
     def create(self, *, argon2: Argon2 | None = None) -> Repository:
         """Make the repository at ``address``."""
@@ -128,8 +131,30 @@ class App:
 
 
 def storage_at(address: str, loaded: Settings) -> Storage:
-    """The storage at an address, with what the settings know of it."""
-    return open_storage(address, Access(loaded.storage, loaded.home))
+    """The storage at an address, with what the settings know of it. One that is far away is asked patiently, within the
+    limits of bandwidth, and what it was asked before is kept.
+    """
+    found = open_storage(address, Access(loaded.storage, loaded.home, login=functools.partial(_login, loaded)))
+    up, down = (size_of(text) if text else 0 for text in (loaded.limit_upload, loaded.limit_download))
+    if up or down:
+        found = Limiting(found, up, down)
+    if not is_remote(address):
+        return found
+    from holdfast.storage.retrying import Patience, Retrying
+
+    found = Retrying(found, Patience())
+    if not loaded.cache:
+        return found
+    folder = cache_folder(loaded.cache_folder, found.place)
+    clear_old(folder, time.time())
+    return Caching(found, folder)
+
+
+def _login(loaded: Settings, address: str) -> tuple[str, Login] | None:
+    """The server that an address belongs to, and how one is known there."""
+    from holdfast.wiring import remote
+
+    return remote.login_at(loaded, address, time.time_ns)
 
 
 def read_key_file(path: Path) -> KeyFile | Sheet:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
+from urllib.parse import urlsplit
 
 from holdfast import settings
 from holdfast.errors import UsageError
 from holdfast.remote.address import base_url
 from holdfast.remote.authority import Authority
-from holdfast.remote.credentials import ApiToken, KeptLogin
+from holdfast.remote.credentials import ApiToken, Credentials, KeptLogin
 from holdfast.remote.http import make_client
 from holdfast.remote.logins import Logins
 from holdfast.remote.push import Machine
@@ -43,6 +44,19 @@ def connect_with_login(loaded: Settings, url: str, now_ns: Callable[[], int]) ->
     """The same by the log-in that was kept for it, whatever else there is."""
     http = make_client(url)
     return Server(url, http, KeptLogin(url, logins(loaded), Authority(http, now_ns), now_ns))
+
+
+def login_at(loaded: Settings, address: str, now_ns: Callable[[], int]) -> tuple[str, Credentials] | None:
+    """The server whose address this one begins with, and how one is known to it: by HOLDFAST_TOKEN, or by the log-in
+    that was kept for it.
+    """
+    known = sorted((url for url in logins(loaded).all() if address.startswith(url + "/")), key=len)
+    if token := settings.remote_token():
+        parts = urlsplit(address)
+        return (known or [base_url(f"{parts.scheme}://{parts.netloc}")])[-1], ApiToken(token)
+    if not known:
+        return None
+    return known[-1], KeptLogin(known[-1], logins(loaded), Authority(make_client(known[-1]), now_ns), now_ns)
 
 
 @contextlib.contextmanager
