@@ -390,6 +390,22 @@ def test_a_put_that_came_too_late_is_of_an_object_that_exists(opened):
         told(ObjectExists, opened("swift://c", at(server.url)).put, NAME, [b"x"])
 
 
+def test_what_exists_is_not_sent_again(opened):
+    stamp = {"X-Timestamp": "1700000000.12345", "Content-Length": "5"}
+    with pretending(lambda *_: (200, stamp, b"")) as server:
+        told(ObjectExists, opened("swift://c", at(server.url)).put, NAME, [b"x"])
+        assert [line.split()[0] for line in server.seen] == ["HEAD"]
+
+
+def test_the_server_is_asked_not_to_replace_what_came_after_looking(storage, monkeypatch):
+    name, data = an_object()
+    storage.put(name, [data])
+    with monkeypatch.context() as patch:
+        patch.setattr(storage, "_head", lambda name: None)
+        told(ObjectExists, storage.put, name, [b"other"])
+    assert storage.get(name) == data
+
+
 # -- many, and much --------------------------------------------------------------------------------------------------
 
 

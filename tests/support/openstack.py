@@ -86,17 +86,16 @@ def running(command: list[str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
     """A server, from when it says that it is ready until it was ended and waited for."""
     with log.open("ab") as errors:
         process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors, start_new_session=True
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, start_new_session=True
         )
-    assert process.stdout
+    assert process.stdin and process.stdout
     try:
         if process.stdout.readline() != b"ready\n":
             raise AssertionError(f"A server did not start: {log.read_text()[-2000:]}")
         yield process
     finally:
         process.kill()
-        process.wait()
-        process.stdout.close()
+        process.communicate()
 
 
 class SwiftNode:

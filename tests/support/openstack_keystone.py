@@ -3,7 +3,7 @@
     PYTHON-OF-KEYSTONE openstack_keystone.py FOLDER PORT
 
 Its database and keys are in FOLDER/state; where they are not, they are made: ``admin`` of the domain Default has the
-password `adminpw`. Prints `ready` when it listens.
+password `adminpw`. Prints `ready` when it listens, and ends when its standard input does.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 SETTINGS = """
@@ -45,7 +46,13 @@ def make(folder: Path) -> None:
         )
 
 
+def end_with_input() -> None:
+    sys.stdin.read()
+    os._exit(0)
+
+
 def serve(folder: Path, port: int) -> None:
+    threading.Thread(target=end_with_input, daemon=True).start()
     os.environ["OS_KEYSTONE_CONFIG_FILES"] = str(folder / "keystone.conf")
     os.environ["OS_KEYSTONE_CONFIG_DIR"] = str(folder)
     sys.argv = sys.argv[:1]

@@ -2,13 +2,15 @@
 
     PYTHON-OF-SWIFT openstack_node.py FOLDER NAME=PORT ...
 
-``FOLDER/NAME.conf`` says what each server is; ``openstack.py`` writes that. Prints `ready` when all of them listen.
+``FOLDER/NAME.conf`` says what each server is; ``openstack.py`` writes that. Prints `ready` when all of them listen, and
+ends when its standard input does: whoever started it is gone then.
 """
 
 from __future__ import annotations
 
 import os
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -74,8 +76,14 @@ def make_rings(folder: Path, account: int, container: int, objects: int) -> None
         builder.get_ring().save(str(folder / f"{name}.ring.gz"))
 
 
+def end_with_input() -> None:
+    sys.stdin.read()
+    os._exit(0)
+
+
 def serve(folder: Path, ports: dict[str, int]) -> None:
     """These servers, until the process is ended."""
+    threading.Thread(target=end_with_input, daemon=True).start()  # a real thread: eventlet comes after it
     import eventlet  # type: ignore[import-not-found]
     from eventlet import wsgi
 
