@@ -272,8 +272,20 @@ class LocalStorage:
         fd = os.open(tmp, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600)
         if not self._cleared:
             self._cleared = True
-            _clear_left_overs(tmp_folder, os.fstat(fd).st_mtime_ns)
+            _clear_left_overs(tmp_folder, os.fstat(fd).st_mtime_ns, _LEFT_OVER_NS)
         return tmp, fd
+
+    def clear(self, older_ns: int) -> None:
+        """Remove what killed writers left unfinished, if nothing was written to it for so long."""
+        with _named_errors(self._root, missing=StorageUnavailable):
+            self._need_root()
+            tmp, fd = self._make_tmp()
+            try:
+                now_ns = os.fstat(fd).st_mtime_ns
+            finally:
+                os.close(fd)
+                os.unlink(tmp)
+            _clear_left_overs(os.path.dirname(tmp), now_ns, older_ns)
 
 
 class Incoming:
@@ -359,12 +371,12 @@ def _publish(tmp: str, path: str) -> None:
         os.close(lock)
 
 
-def _clear_left_overs(tmp_folder: str, now_ns: int) -> None:
-    """Remove what killed writers left. ``now_ns``: by the file system's own clock."""
+def _clear_left_overs(tmp_folder: str, now_ns: int, older_ns: int) -> None:
+    """Remove what killed writers left so long ago. ``now_ns``: by the file system's own clock."""
     with os.scandir(tmp_folder) as entries:
         for entry in entries:
             with contextlib.suppress(OSError):
-                if entry.name != "lock" and now_ns - entry.stat(follow_symlinks=False).st_mtime_ns > _LEFT_OVER_NS:
+                if entry.name != "lock" and now_ns - entry.stat(follow_symlinks=False).st_mtime_ns > older_ns:
                     os.unlink(entry.path)
 
 

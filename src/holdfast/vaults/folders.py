@@ -62,7 +62,7 @@ class Folders:
         tmp = path.with_name(f"{_ABOUT}.{secrets.token_hex(8)}")
         with _told():
             try:
-                with tmp.open("xb") as file:
+                with os.fdopen(os.open(tmp, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600), "wb") as file:
                     file.write(msgspec.json.encode(about))
                     file.flush()
                     os.fsync(file.fileno())

@@ -112,8 +112,10 @@ class Keeper:
             if vault is None:
                 return
             changes = rows.changes_in(c, number, before_ns)
+            storage = self._folders.storage(vault.folder)
+            storage.clear(0 if before_ns == _ANY else STALE_NS)
             coming = {change.name for change in changes}
-            sizes = [i.size for i in _everything(self._folders.storage(vault.folder)) if i.name not in coming]
+            sizes = [i.size for i in _everything(storage) if i.name not in coming]
             reserved = sum(change.bytes for change in changes), sum(change.objects for change in changes)
             rows.set_counted(c, vault, sum(sizes) + reserved[0], len(sizes) + reserved[1])
 

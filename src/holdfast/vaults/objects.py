@@ -239,9 +239,7 @@ class Upload:
         name = self._change.name
         if name != CONFIG and (actual := self._hasher.hexdigest()) != name.partition("/")[2]:
             self.abandon()
-            raise WrongContent(
-                f"The bytes hash to {actual}, which is not the name; nothing was kept.", "Send it again."
-            )
+            raise WrongContent(f"The bytes hash to {actual}, not to the name; nothing was kept.", "Send them again.")
         try:
             with self._objects.named(self._vault, name):
                 self._incoming.publish()

@@ -46,7 +46,7 @@ def no_vault(owner: str, name: str) -> NoContent:
 
 def demand_add(by: Identity, seen: Seen, name: str) -> bool:
     """Forbidden unless he may store an object of that name. Whether he may as a mere reader: only few, small locks."""
-    by.demand(READS if _is_lock(name) else WRITES)
+    _demand_scope(by, name)
     reader = seen.right == READ or WRITES not in by.scopes
     if reader and not _is_lock(name):
         raise Forbidden(f"You may only read the vault {shown(seen.vault)}.", "Its owner can grant more.")
@@ -55,14 +55,18 @@ def demand_add(by: Identity, seen: Seen, name: str) -> bool:
 
 def demand_delete(by: Identity, seen: Seen, name: str) -> None:
     """Forbidden unless he may delete the object of that name."""
+    _demand_scope(by, name)
     if _is_lock(name):
-        by.demand(READS)
         return
-    by.demand(WRITES)
     if seen.vault.append_only:
         raise Forbidden(f"The vault {shown(seen.vault)} is append-only: nothing in it is deleted but locks.", _OFF)
     if seen.right not in (OWNER, FULL):
         raise Forbidden(f"You may not delete from the vault {shown(seen.vault)}.", "Its owner can grant more.")
+
+
+def _demand_scope(by: Identity, name: str) -> None:
+    """Locks belong to reading as to writing."""
+    by.demand(READS if _is_lock(name) and WRITES not in by.scopes else WRITES)
 
 
 def shown(vault: Vault) -> str:

@@ -57,7 +57,8 @@ class Vaults:
             raise
         if not made:
             self._folders.remove(folder)
-        return self.about(by, by.username, name), made
+        with self._database.reading() as c:
+            return see(c, by, by.username, name), made
 
     def _add(self, by: Identity, about: About, folder: str) -> bool:
         """False when somebody else has made one of that name just now."""
