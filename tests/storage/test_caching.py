@@ -35,6 +35,13 @@ def test_what_was_fetched_once_is_not_fetched_again_by_anybody_on_this_machine(c
     assert inner.calls["get"] == 1
 
 
+def test_what_was_stored_from_here_is_not_fetched(cached, inner):
+    name, data = an_object("index")
+    cached.put(name, [data[:20], data[20:]])
+    assert cached.get(name) == data
+    assert inner.calls["get"] == 0
+
+
 @pytest.mark.parametrize("name", ["config", "locks/" + "ab" * 32, "data/" + "ab" * 32])
 def test_everything_else_is_always_asked_for(cached, inner, name):
     inner.put(name, [b"content"])

@@ -34,6 +34,12 @@ class Caching(Passing):
         self._folder = folder
         self.pages = _Pages(inner, folder / "pages")
 
+    def put(self, name: str, parts: Sequence[Buffer]) -> None:
+        self.inner.put(name, parts)
+        kind, _, digits = name.partition("/")
+        if kind in _WHOLE:
+            _write(self._folder / kind / digits, b"".join(parts))
+
     def get(self, name: str, start: int = 0, length: int | None = None) -> bytes:
         kind, _, digits = check_name(name).partition("/")
         if kind not in _WHOLE or start or length is not None:
