@@ -126,7 +126,7 @@ class SwiftNode:
         filters = "".join(f"[filter:{f.replace('_quotas', '-quotas')}]\nuse = egg:swift#{f}\n" for f in FILTERS)
         (self.folder / f"{name}.conf").write_text(
             f"[DEFAULT]\nswift_dir = {self.folder}\ndevices = {self.folder}/node\nmount_check = false\n"
-            f"disable_fallocate = true\nuser = {getpass.getuser()}\n"
+            f"disable_fallocate = true\nlog_level = ERROR\nlog_requests = false\nuser = {getpass.getuser()}\n"
             f"[pipeline:main]\npipeline = {pipeline}\n{settings}{filters if 'proxy' in name else ''}"
         )
 

@@ -42,7 +42,8 @@ from holdfast.errors import (
     StorageUnavailable,
     UsageError,
 )
-from holdfast.storage.base import Buffer, ObjectInfo, check_folder, check_name, check_range, is_name
+from holdfast.storage.base import Buffer, ObjectInfo, check_folder, check_name, check_range
+from holdfast.storage.layout import name_of, path_of
 from holdfast.storage.select import Access
 from holdfast.storage.swift_login import CONNECT_SECONDS, NONSENSE, Login, ca_file, login, may_pass, shown, unsafe
 
@@ -179,7 +180,7 @@ class SwiftStorage:
                     if name <= marker or not name.startswith(top):
                         raise ValueError
                     marker = name
-                    found = self._name(name)
+                    found = name_of(name.removeprefix(self._prefix), folder)
                     info = ObjectInfo(found, size, _listed_ns(when)) if found else None
                 if info is not None:
                     yield info
@@ -225,14 +226,7 @@ class SwiftStorage:
     # -- names and what is there -----------------------------------------------------------------------------------
 
     def _path(self, name: str) -> str:
-        folder, _, digits = check_name(name).partition("/")
-        return f"{self._prefix}data/{digits[:2]}/{digits}" if folder == "data" else f"{self._prefix}{name}"
-
-    def _name(self, path: str) -> str | None:
-        """The name of what a listing calls that; None where it is no object of ours."""
-        folder, _, digits = path.removeprefix(self._prefix).partition("/")
-        name = f"{folder}/{digits.rpartition('/')[2]}"
-        return name if is_name(name) and self._path(name) == path else None
+        return self._prefix + path_of(check_name(name))
 
     def _head(self, name: str) -> ObjectInfo | None:
         path = self._path(name)
