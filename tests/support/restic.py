@@ -31,8 +31,9 @@ class Restic:
         )  # fmt: skip
 
     def tries(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run([self._program, *arguments], env=self._env, text=True, errors="replace", capture_output=True,
-                              timeout=240)  # fmt: skip
+        return subprocess.run(
+            [self._program, *arguments], env=self._env, text=True, errors="replace", capture_output=True, timeout=240
+        )
 
     def does(self, *arguments: str) -> str:
         """What it says; an error when it fails."""

@@ -173,7 +173,9 @@ class Objects:
 
     def _end(self, vault: Vault, change: Change, size: int, objects: int) -> None:
         with self._database.writing() as c:
-            rows.end_change(c, vault, change.id, size, objects)
+            ended = rows.end_change(c, vault, change.id, size, objects)
+            if not ended and rows.vault_by_id(c, vault.id) is not None:
+                rows.begin_change(c, change, 0)  # it was taken for left over, and was not: count anew, soon
 
     @contextlib.contextmanager
     def _under_way(self, change: Change) -> Iterator[None]:

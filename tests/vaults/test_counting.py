@@ -1,0 +1,216 @@
+"""What vaults hold is counted as it is: whatever is killed, whoever works at once, on either kind of catalog."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from holdfast.catalog import holdings, people
+from holdfast.catalog import vaults as rows
+from holdfast.catalog.database import Database
+from holdfast.catalog.tables import vault_changes
+from holdfast.errors import NoContent, ObjectExists, ObjectMissing, QuotaFull, StorageUnavailable, WrongContent
+from holdfast.storage.local import LocalStorage
+from holdfast.vaults.keeping import STALE_NS
+from tests.vaults.making import Room, sha256
+
+
+def changes(database: Database) -> int:
+    with database.reading() as c:
+        return int(c.execute(sa.select(sa.func.count()).select_from(vault_changes)).scalar_one())
+
+
+def test_a_change_is_counted_once_and_leaves_nothing(room: Room):
+    ann = room.user("ann")
+    room.vaults.create(ann, "v")
+    room.put(ann, b"one")
+    room.put(ann, b"other")
+    with pytest.raises(ObjectExists):
+        room.put(ann, b"one")
+    with pytest.raises(WrongContent):
+        upload = room.begin(ann, b"wrong")
+        upload.feed(b"WRONG")
+        upload.finish()
+    assert room.counts("ann") == (8, 2)
+    room.delete(ann, b"one")
+    with pytest.raises(ObjectMissing):
+        room.delete(ann, b"one")
+    assert room.counts("ann") == (5, 1) and changes(room.database) == 0 and room.objects.running == set()
+
+
+def test_what_is_announced_counts_at_once_and_what_came_counts_after(room: Room):
+    ann = room.user("ann", quota_bytes=100)
+    room.vaults.create(ann, "v")
+    upload = room.begin(ann, b"x" * 90)
+    assert room.counts("ann") == (90, 1)
+    with pytest.raises(QuotaFull):
+        room.put(ann, b"x" * 11)
+    room.put(ann, b"x" * 10)
+    upload.abandon()
+    upload.abandon()
+    assert room.counts("ann") == (10, 1)
+
+
+def test_two_uploads_of_one_object_count_once(room: Room):
+    ann = room.user("ann")
+    room.vaults.create(ann, "v")
+    first, second = room.begin(ann, b"same"), room.begin(ann, b"same")
+    for upload in (first, second):
+        upload.feed(b"same")
+    first.finish()
+    with pytest.raises(ObjectExists):
+        second.finish()
+    assert room.counts("ann") == (4, 1) and changes(room.database) == 0
+
+
+def test_what_a_killed_server_left_is_counted_anew_on_the_next_start(room: Room):
+    """One upload that had not been stored, one that had been and was not counted, a deletion that was not counted."""
+    ann = room.user("ann")
+    room.vaults.create(ann, "v")
+    room.put(ann, b"stays")
+    room.put(ann, b"goes")
+    room.begin(ann, b"never comes").feed(b"never")
+    stored = room.begin(ann, b"came")
+    stored.feed(b"came")
+    storage = LocalStorage(room.root / room.vault("ann").folder)
+    storage.put(f"data/{sha256(b'came')}", [b"came"])
+    with room.database.writing() as c:
+        change = rows.Change("a deletion", room.vault("ann").id, f"data/{sha256(b'goes')}", 4, 1)
+        assert rows.begin_alone(c, room.vault("ann"), change, room.now_ns)
+    storage.delete(f"data/{sha256(b'goes')}")
+    assert room.counts("ann") != (9, 2) and list(room.root.glob("*/*/tmp/*"))
+    again = Room(room.database, room.root)
+    keeper = again.make_keeper(alone=True)
+    keeper.start()
+    keeper.close()
+    assert again.counts("ann") == (9, 2) and changes(room.database) == 0 and again.told == []
+    assert list(room.root.glob("*/*/tmp/*")) == []
+
+
+def test_among_several_servers_only_what_nobody_renews_is_left_over(room: Room):
+    ann = room.user("ann")
+    room.vaults.create(ann, "v")
+    other = Room(room.database, room.root)
+    running, lost = room.begin(ann, b"running"), other.begin(ann, b"lost")
+    running.feed(b"runn")
+    lost.feed(b"lost")
+    assert room.counts("ann") == (11, 2)
+    room.now_ns += STALE_NS + 1
+    room.keeper.renew()
+    room.keeper.count_left(room.now_ns - STALE_NS)
+    assert room.counts("ann") == (7, 1)
+    running.feed(b"ing")
+    running.finish()
+    assert room.counts("ann") == (7, 1)
+    lost.finish()  # it was not dead after all: it only slept
+    assert [info.size for info in LocalStorage(room.root / room.vault("ann").folder).list("data")] in ([7, 4], [4, 7])
+    room.keeper.count_left(room.now_ns - STALE_NS)
+    assert room.counts("ann") == (11, 2) and changes(room.database) == 0
+
+
+def test_counting_anew_while_others_delete_and_store_counts_what_will_be(room: Room):
+    ann = room.user("ann")
+    room.vaults.create(ann, "v")
+    room.put(ann, b"goes")
+    vault = room.vault("ann")
+    storage = LocalStorage(room.root / vault.folder)
+    change = rows.Change("a deletion", vault.id, f"data/{sha256(b'goes')}", 4, 1)
+    with room.database.writing() as c:
+        assert rows.begin_alone(c, vault, change, room.now_ns)
+    storage.delete(change.name)
+    upload = room.begin(ann, b"comes")
+    upload.feed(b"comes")
+    room.keeper.count(vault.id, 0)
+    assert room.counts("ann") == (9, 2)
+    with room.database.writing() as c:
+        rows.end_change(c, vault, change.id, 0, 0)
+    upload.finish()
+    assert room.counts("ann") == (5, 1)
+
+
+def test_who_deletes_what_somebody_stores_or_deletes_just_now_comes_again(room: Room):
+    ann = room.user("ann")
+    room.vaults.create(ann, "v")
+    late = room.begin(ann, b"object")
+    room.put(ann, b"object")
+    with pytest.raises(StorageUnavailable, match="just now"):
+        room.delete(ann, b"object")
+    late.abandon()
+    room.delete(ann, b"object")
+    assert room.counts("ann") == (0, 0)
+
+
+def test_all_that_an_account_uses_is_summed_up_with_its_vaults(room: Room):
+    ann = room.user("ann")
+    room.vaults.create(ann, "v")
+    room.put(ann, b"something")
+    with room.database.writing() as c:
+        people.change_account(c, ann.account, used_bytes=77, used_objects=7)
+        holdings.count_usage(c)
+    assert room.counts("ann") == (9, 1)
+
+
+def test_an_upload_into_a_vault_that_is_deleted_meanwhile_says_so(room: Room):
+    ann = room.user("ann")
+    room.vaults.create(ann, "v")
+    upload = room.begin(ann, b"something")
+    upload.feed(b"some")
+    room.vaults.delete(ann, "ann", "v", "v")
+    room.keeper.remove_given_up()
+    assert list(room.root.glob("*/*")) == []
+    with pytest.raises(NoContent):
+        upload.feed(b"thing")
+        upload.finish()
+    with room.database.reading() as c:
+        account = people.account_by_id(c, ann.account)
+    assert account is not None and (account.used_bytes, account.used_objects) == (0, 0)
+
+
+def test_a_lost_catalog_takes_vaults_in_again_under_their_owners_names(room: Room, tmp_path: Path):
+    ann = room.user("ann")
+    room.vaults.create(ann, "v", quota_bytes=1000, append_only=True)
+    room.put(ann, b"something")
+    lost = Database(f"sqlite:///{tmp_path}/new.db")
+    lost.migrate()
+    later = Room(lost, room.root)
+    later.user("somebody else")
+    nobody = later.make_keeper(alone=True)
+    nobody.take_in()  # there is no Ann yet
+    again = later.user("ann")
+    later.vaults.create(again, "other")
+    later.keeper.take_in()
+    later.keeper.take_in()
+    vault = later.vault("ann")
+    assert (vault.append_only, vault.quota_bytes, vault.bytes, vault.objects) == (True, 1000, 9, 1)
+    assert [seen.vault.name for seen in later.vaults.listed(again)] == ["other", "v"]
+    lost.close()
+
+
+def test_a_vault_that_was_deleted_is_not_taken_in_again(room: Room):
+    ann = room.user("ann")
+    room.vaults.create(ann, "v")
+    folder = room.root / room.vault("ann").folder
+    room.vaults.delete(ann, "ann", "v", "v")
+    room.keeper.take_in()
+    assert room.vaults.listed(ann) == [] and folder.exists()
+    room.keeper.remove_given_up()
+    room.keeper.take_in()
+    assert room.vaults.listed(ann) == [] and not folder.exists() and room.told == []
+
+
+def test_a_folder_that_cannot_be_removed_is_tried_again(room: Room, monkeypatch: pytest.MonkeyPatch):
+    ann = room.user("ann")
+    room.vaults.create(ann, "v")
+    room.vaults.delete(ann, "ann", "v", "v")
+
+    def fail(folder: str) -> None:
+        raise StorageUnavailable("The disk is away.")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(room.folders, "remove", fail)
+        room.keeper.remove_given_up()
+    assert room.told == ["remove a vault: The disk is away."] and list(room.root.glob("*/*"))
+    room.keeper.remove_given_up()
+    assert list(room.root.glob("*/*")) == []
