@@ -367,8 +367,8 @@ class SftpStorage:
             except asyncssh.SFTPOpUnsupported:
                 self._hard_links = False
             except _REFUSED:
-                if await self._is_there(c, path):
-                    return False
+                if await self._is_there(c, path):  # ours, if a server that was in a muddle moved it all the same
+                    return not await self._is_there(c, tmp)
                 if way is ways[-1]:
                     raise
         raise StorageError(f"The server of {self.place} can neither link nor rename a file.")

@@ -48,6 +48,10 @@ _CIPHERS = (
     *("aes128-gcm@openssh.com", "aes256-gcm@openssh.com", "chacha20-poly1305@openssh.com"),
     *("aes128-ctr", "aes256-ctr"),
 )
+_KINDS = (
+    *("ssh-ed25519", "ecdsa-sha2-nistp256", "ecdsa-sha2-nistp384", "ecdsa-sha2-nistp521"),
+    *("rsa-sha2-512", "rsa-sha2-256"),
+)
 _LOG_IN_S = 30.0
 _CUT = (asyncssh.SFTPNoConnection, asyncssh.SFTPConnectionLost, asyncssh.DisconnectError, asyncssh.ChannelOpenError)
 
@@ -82,9 +86,9 @@ def read_address(address: str) -> Target:
             "Leave it out of the address and set HOLDFAST_SFTP_PASSWORD, or use a key.",
         )
     if rest.startswith("//"):
-        authority, _, path = rest[2:].partition("/")
+        authority, slash, path = rest[2:].partition("/")
         found, path = _AUTHORITY.match(unquote(authority)), unquote(path).lstrip("/")
-        path = path[2:].lstrip("/") or "." if path == "~" or path.startswith("~/") else path and f"/{path}"
+        path = path[2:].lstrip("/") or "." if path == "~" or path.startswith("~/") else slash + path
     else:
         found = _SHORT.match(rest)
         path = found["path"].removeprefix("~/") if found else ""
@@ -286,16 +290,25 @@ class Connections:
 
 @dataclass
 class _KnownHosts:
-    """What asyncssh asks for the keys a host may show; remembers what it answered."""
+    """What asyncssh asks for the keys a host may show; remembers whether it knew any for exactly this host and port."""
 
     hosts: asyncssh.SSHKnownHosts
-    kinds: list[str] = field(default_factory=list)  # of the keys known for exactly this host and port
+    knew: bool = False
 
     def __call__(self, host: str, addr: str, port: int | None) -> Any:
-        found = self.hosts.match(host, addr, port)
-        exactly = self.hosts.match(f"[{host}]:{port}", "", None) if port else found
-        self.kinds = [key.get_algorithm() for key in exactly[0]]
-        return found
+        self.knew = bool(self._exactly(host, addr, port)[0])
+        return self.hosts.match(host, addr, port)
+
+    def kinds(self, host: str, port: int) -> list[str]:
+        """The kinds of host key to ask for: first those that are known, so that a server with keys of many kinds shows
+        one of them; then the others, so that a key of another kind is seen, and named. Empty where asyncssh knows best.
+        """
+        keys, authorities, *_ = self._exactly(host, "", None if port == 22 else port)
+        first = [kind.decode() for key in keys for kind in key.sig_algorithms]
+        return list(dict.fromkeys((*first, *_KINDS))) if first and not authorities else []
+
+    def _exactly(self, host: str, addr: str, port: int | None) -> Any:
+        return self.hosts.match(f"[{host}]:{port}" if port else host, "" if port else addr, None)
 
 
 class _Witness(asyncssh.SSHClient):
@@ -321,13 +334,15 @@ async def connect(target: Target, access: Access, keepalive_s: float) -> asyncss
     }
     try:
         async with AsyncExitStack() as agents, asyncio.timeout(2 * _LOG_IN_S):
-            config = asyncssh.SSHClientConnectionOptions(**asked, client_keys=None, known_hosts=b"").config
+            options = asyncssh.SSHClientConnectionOptions(**asked, client_keys=None, known_hosts=b"")
+            config = options.config
             known = _KnownHosts(_read_known_hosts(access, config.get("UserKnownHostsFile")))
             keys = await _our_keys(access, config, agents)
             return await asyncssh.connect(
                 **asked,
                 client_factory=lambda: witness,
                 known_hosts=known,
+                server_host_key_algs=known.kinds(options.host_key_alias or options.host, options.port) or (),
                 client_keys=keys or None,
                 agent_path=None,
                 agent_identities=None,
@@ -339,7 +354,7 @@ async def connect(target: Target, access: Access, keepalive_s: float) -> asyncss
                 keepalive_count_max=2,
             )
     except asyncssh.HostKeyNotVerifiable:
-        raise _stranger(target, access, witness.shown, known.kinds if known else []) from None
+        raise _stranger(target, access, witness.shown, known is not None and known.knew) from None
     except asyncssh.PermissionDenied:
         raise StorageDenied(
             f"{target.machine} lets nobody in with these keys or this password.",
@@ -347,8 +362,8 @@ async def connect(target: Target, access: Access, keepalive_s: float) -> asyncss
         ) from None
     except asyncssh.KeyExchangeFailed:
         raise StorageDenied(
-            f"{target.machine} has no host key of the kind that is known for it, or no algorithm that is safe today.",
-            f"Compare `ssh-keyscan {target.host}` with what is known of it.",
+            f"{target.machine} knows no way to encrypt, or to prove who it is, that is safe today.",
+            "Bring its SSH server up to date.",
         ) from None
     except (asyncssh.ProtocolError, asyncssh.ProtocolNotSupported):
         raise StorageError(f"What answers at {target.machine} does not speak SSH.", "Check the port.") from None
@@ -370,11 +385,11 @@ def why(e: Exception) -> str:
     return "".join(c for c in text if c.isprintable())[:200].rstrip(".")
 
 
-def _stranger(target: Target, access: Access, key: asyncssh.SSHKey | None, kinds: list[str]) -> StorageDenied:
+def _stranger(target: Target, access: Access, key: asyncssh.SSHKey | None, knew: bool) -> StorageDenied:
     shown = (
         f"{key.get_algorithm()} {key.get_fingerprint()}" if key else "one that was revoked or has no valid signature"
     )
-    if kinds or not key:
+    if knew or not key:
         return StorageDenied(
             f"THE HOST KEY OF {target.machine} HAS CHANGED: it shows {shown}, which is not the one that is known. "
             "Somebody else may be answering in its place.",

@@ -23,9 +23,10 @@ def _openssh(request: pytest.FixtureRequest) -> Iterator[Place]:
 
 
 def rclone_access(folder: Path, *options: str) -> tuple[asyncssh.SSHKey, list[str], Access]:
-    """A host key for it, its options, and an access that lets the user ``somebody`` in by a password."""
+    """A host key for rclone's server, its options, and an access that lets the user ``somebody`` in by a password."""
     key = sshd.write_key(folder / "rclone_host_key", "ecdsa-sha2-nistp256")
-    more = ["--key", str(folder / "rclone_host_key"), "--user", "somebody", "--pass", "secret password", *options]
+    more = ["--key", str(folder / "rclone_host_key"), "--user", "somebody", "--pass", "secret password"]
+    more += ["--dir-cache-time", "1ms", *options]  # what is put into its folder behind its back is seen
     return key, more, Access({"HOLDFAST_SFTP_PASSWORD": "secret password"}, folder / "home")
 
 
@@ -39,7 +40,8 @@ def _rclone(request: pytest.FixtureRequest) -> Iterator[Place]:
             known = folder / "home" / ".ssh" / "known_hosts"
             known.parent.mkdir(parents=True)
             known.write_text(f"[127.0.0.1]:{port} {key.export_public_key().decode()}")
-            place = at(f"sftp://somebody@127.0.0.1:{port}/repo", access, one_wins=False)
+            address = f"sftp://somebody@127.0.0.1:{port}/repo"
+            place = at(address, access, one_wins=False, filled=lambda names: fill_folder(served / "repo", names))
             yield place
             place.close()
 
