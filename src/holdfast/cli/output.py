@@ -122,7 +122,12 @@ def make_output(ctx: click.Context, options: dict[str, Any]) -> Output:
             chosen[name[2:]] = value
     as_json, quiet = bool(chosen.pop("as_json", False)), bool(chosen.pop("quiet", False))
     loaded = settings.load({k: v for k, v in chosen.items() if v})
-    return Output(wiring.App(loaded, _ask), as_json, quiet)
+
+    def tell(text: str) -> None:
+        if not as_json and not quiet:
+            click.echo(f"holdfast: {text}", err=True)
+
+    return Output(wiring.App(loaded, _ask, tell=tell), as_json, quiet)
 
 
 def _ask(prompt: str) -> str | None:

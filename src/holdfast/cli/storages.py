@@ -17,9 +17,8 @@ def bench_storage(out: Output, place: str, packs: int) -> int:
     PLACE is an address as for --repo, of an empty place: what is stored there to measure is deleted again.
     """
     from holdfast.storage.measuring import measure
-    from holdfast.wiring.app import storage_at
 
-    storage = storage_at(place, out.app.settings)
+    storage = out.app.storage(place)
     out.line(f"{storage.place}")
     for figure in measure(storage, packs):
         out.event("figure", name=figure.name, value=figure.value, unit=figure.unit, count=figure.count)

@@ -22,7 +22,7 @@ from pathlib import Path
 
 import msgspec
 
-from holdfast.errors import ObjectMissing, UsageError
+from holdfast.errors import ObjectMissing, StorageUnavailable, UsageError
 from holdfast.repository.format import Argon2, Lease
 from holdfast.repository.keys import Credential, KeyFile, Password, Sheet, new_key_file, parse_key_file
 from holdfast.repository.leases import Owner
@@ -41,11 +41,14 @@ AskPassword = Callable[[str], str | None]
 
 @dataclass(frozen=True)
 class App:
-    """What a command works with. ``ask_password`` asks a person (None: there is nobody to ask)."""
+    """What a command works with. ``ask_password`` asks a person (None: there is nobody to ask); ``tell`` tells one what
+    is being waited for.
+    """
 
     settings: Settings
     ask_password: AskPassword
     now_ns: Callable[[], int] = time.time_ns
+    tell: Callable[[str], None] = lambda text: None
 
     @property
     def address(self) -> str:
@@ -69,7 +72,7 @@ class App:
         return machine_owner(self.settings.host)
 
     def storage(self, address: str = "", *, dry_run: bool = False) -> Storage:
-        found = storage_at(address or self.address, self.settings)
+        found = storage_at(address or self.address, self.settings, self.tell)
         return DryRun(found) if dry_run else found
 
     def open(self, address: str = "", *, dry_run: bool = False) -> Repository:
@@ -81,7 +84,7 @@ class App:
 
     def create(self, *, argon2: Argon2 | None = None) -> Repository:
         """Make the repository at ``address``."""
-        storage = storage_at(self.address, self.settings)
+        storage = self.storage()
         credential = self.credential(new=True)
         if isinstance(credential, Sheet):
             raise UsageError(
@@ -130,10 +133,15 @@ class App:
         return str(self.settings.cache_folder / repo.id / f"last-{name}")
 
 
-def storage_at(address: str, loaded: Settings) -> Storage:
+def storage_at(address: str, loaded: Settings, tell: Callable[[str], None] = lambda text: None) -> Storage:
     """The storage at an address, with what the settings know of it. One that is far away is asked patiently, within the
     limits of bandwidth, and what it was asked before is kept.
     """
+
+    def told(error: StorageUnavailable, seconds: float) -> None:
+        if seconds >= 1:
+            tell(f"{error} Trying again in {seconds:.0f} s.")
+
     found = open_storage(address, Access(loaded.storage, loaded.home, login=functools.partial(_login, loaded)))
     up, down = (size_of(text) if text else 0 for text in (loaded.limit_upload, loaded.limit_download))
     if up or down:
@@ -142,7 +150,7 @@ def storage_at(address: str, loaded: Settings) -> Storage:
         return found
     from holdfast.storage.retrying import Patience, Retrying
 
-    found = Retrying(found, Patience())
+    found = Retrying(found, Patience(told=told))
     if not loaded.cache:
         return found
     folder = cache_folder(loaded.cache_folder, found.place)
