@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -295,6 +296,21 @@ def test_an_alias_of_the_ssh_configuration_gives_machine_port_user_and_key(serve
     config.write_text("Host nas\n  Port many\n")
     broken = open_storage("sftp:nas:/s", Access({}, home))
     assert ".ssh/config" in failure(broken)
+
+
+def test_a_machine_is_reached_through_another_that_is_known_as_well(server, storage, tmp_path, monkeypatch):
+    home = another_home(server, tmp_path)
+    monkeypatch.setenv("HOME", str(home))  # where asyncssh looks for what the machine on the way needs
+    (home / ".ssh" / "id_ed25519").write_bytes((server.home / ".ssh" / "id_ed25519").read_bytes())
+    (home / ".ssh" / "config").write_text(
+        f"Host door\n  HostName 127.0.0.1\n  Port {server.port}\n"
+        f"Host nas\n  HostName 127.0.0.1\n  Port {server.port}\n  ProxyJump door\n"
+    )
+    before = len(server.sessions())
+    client = open_storage(f"sftp:{server.user}@nas:{tmp_path}/s", Access({}, home))
+    assert client.get(CONFIG) == b"config"
+    assert len(server.sessions()) >= before + 3  # at least one for the way and two for the storage
+    client.close()
 
 
 def test_a_password_opens_where_keys_do_not_and_a_wrong_one_does_not(tmp_path):
@@ -621,7 +637,9 @@ def test_a_wrong_key_is_shown_once_for_all_threads_that_wait(server, tmp_path):
 
 def test_a_child_of_a_fork_talks_on_connections_of_its_own(server, storage, tmp_path):
     storage.put(NAME, [DATA])
-    pid = os.fork()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # newer Pythons warn of forks beside threads, rightly
+        pid = os.fork()
     if pid == 0:
         ok = False
         try:

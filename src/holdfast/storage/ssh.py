@@ -355,24 +355,29 @@ async def connect(target: Target, access: Access, keepalive_s: float) -> asyncss
             )
     except asyncssh.HostKeyNotVerifiable:
         raise _stranger(target, access, witness.shown, known is not None and known.knew) from None
-    except asyncssh.PermissionDenied:
-        raise StorageDenied(
-            f"{target.machine} lets nobody in with these keys or this password.",
-            "Set HOLDFAST_SFTP_KEY_FILE or HOLDFAST_SFTP_PASSWORD, or have your key added to authorized_keys there.",
-        ) from None
-    except asyncssh.KeyExchangeFailed:
-        raise StorageDenied(
-            f"{target.machine} knows no way to encrypt, or to prove who it is, that is safe today.",
-            "Bring its SSH server up to date.",
-        ) from None
-    except (asyncssh.ProtocolError, asyncssh.ProtocolNotSupported):
-        raise StorageError(f"What answers at {target.machine} does not speak SSH.", "Check the port.") from None
-    except (TimeoutError, asyncssh.TimeoutError):
-        raise StorageUnavailable(f"{target.machine} does not answer.") from None
     except (asyncssh.Error, OSError) as e:
-        raise StorageUnavailable(f"{target.machine} cannot be reached: {why(e)}.") from None
+        raise _not_connected(target, e) from None
     except ValueError as e:  # asyncssh.ConfigParseError, or a word of the configuration that means nothing
         raise StorageError(f"{config_file} cannot be followed: {e}.") from None
+
+
+def _not_connected(target: Target, e: asyncssh.Error | OSError) -> StorageError:
+    if isinstance(e, asyncssh.PermissionDenied):
+        return StorageDenied(
+            f"{target.machine} lets nobody in with these keys or this password.",
+            "Set HOLDFAST_SFTP_KEY_FILE or HOLDFAST_SFTP_PASSWORD, or have your key added to authorized_keys there.",
+        )
+    if isinstance(e, asyncssh.KeyExchangeFailed):
+        return StorageDenied(
+            f"{target.machine} knows no way to encrypt, or to prove who it is, that is safe today.",
+            "Bring its SSH server up to date.",
+        )
+    if isinstance(e, (asyncssh.ProtocolError, asyncssh.ProtocolNotSupported)):
+        return StorageError(f"What answers at {target.machine} does not speak SSH.", "Check the port.")
+    reason = "nothing came in time" if isinstance(e, (TimeoutError, asyncssh.TimeoutError)) else why(e)
+    return StorageUnavailable(
+        f"{target.machine} cannot be reached: {reason}.", "Check its name and port, and that an SSH server runs there."
+    )
 
 
 def why(e: Exception) -> str:
@@ -386,19 +391,26 @@ def why(e: Exception) -> str:
 
 
 def _stranger(target: Target, access: Access, key: asyncssh.SSHKey | None, knew: bool) -> StorageDenied:
-    shown = (
-        f"{key.get_algorithm()} {key.get_fingerprint()}" if key else "one that was revoked or has no valid signature"
-    )
-    if knew or not key:
+    """Why nobody is trusted. ``key``: the one that was shown; None where asyncssh did not ask about it."""
+    if not key:
+        return StorageDenied(
+            f"The host key of {target.machine} was revoked or has no valid signature, or a machine on the way to it is "
+            "not known.",
+            f"Ask whoever runs it, or try `ssh {target.host}`.",
+        )
+    shown = f"{key.get_algorithm()} {key.get_fingerprint()}"
+    where = f"-p {target.port} {target.host}" if target.port else target.host
+    if knew:
+        entry = f"'[{target.host}]:{target.port}'" if target.port not in (0, 22) else target.host
         return StorageDenied(
             f"THE HOST KEY OF {target.machine} HAS CHANGED: it shows {shown}, which is not the one that is known. "
             "Somebody else may be answering in its place.",
-            f"Ask whoever runs it. Only if it is right: `ssh-keygen -R {target.host}`, then `ssh {target.host}` once.",
+            f"Ask whoever runs it. Only if it is right: `ssh-keygen -R {entry}`, then `ssh {where}` once.",
         )
     return StorageDenied(
         f"The host key of {target.machine} is not known here: {shown}.",
-        f"Compare it with the server's own, then run `ssh {target.host}` once, or add what `ssh-keyscan {target.host}` "
-        f"prints to {_known_hosts_file(access)}.",
+        f"Compare it with the server's own, then run `ssh {where}` once, or add what `ssh-keyscan {where}` prints to "
+        f"{_known_hosts_file(access)}.",
     )
 
 
