@@ -30,7 +30,7 @@ from holdfast.storage.base import Storage
 from holdfast.storage.select import Access, open_storage
 from tests.storage.writing import an_object, named
 from tests.support.openstack import SwiftNode, a_container, swift_of
-from tests.support.openstack_pretender import WEB_PAGE, Answer, pretending
+from tests.support.pretender import WEB_PAGE, Answer, pretending
 from tests.support.proxy import proxy_to
 from tests.support.storages import list_of
 

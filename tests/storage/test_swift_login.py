@@ -17,7 +17,7 @@ from holdfast.storage.swift import SwiftStorage
 from tests.storage.writing import an_object
 from tests.support.openstack import SwiftNode, a_container, swift_of
 from tests.support.openstack_identity import Identity, keystone_of
-from tests.support.openstack_pretender import WEB_PAGE, Answer, a_certificate, pretending
+from tests.support.pretender import WEB_PAGE, Answer, a_certificate, pretending
 
 Open = Callable[..., SwiftStorage]
 

@@ -11,6 +11,7 @@ is taken from the environment). Such a server tells no times of its objects, but
 from __future__ import annotations
 
 import contextlib
+import re
 import ssl
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -313,7 +314,8 @@ def _is_number(text: str) -> bool:
 
 def _said(error: object) -> str:
     """What a library or a server said, as far as it can be shown."""
-    shown = "".join(c if c.isprintable() else " " for c in str(error)).strip()
+    text = re.sub(r"^\[Errno -?\d+\] ", "", str(error))
+    shown = "".join(c if c.isprintable() else " " for c in text).strip()
     return shown[:200].rstrip(". ") or type(error).__name__
 
 

@@ -21,13 +21,16 @@ WEB_PAGE: Answer = (200, {"Content-Type": "text/html"}, b"<html><h1>It works!</h
 
 
 class Pretender(ThreadingHTTPServer):
-    """``answer``: called with the method and the path. ``seen``: the methods and paths, and ``tokens`` that came."""
+    """``answer``: called with the method and the path. ``seen``: the methods and paths that came, ``tokens`` and
+    ``authorizations`` the headers of X-Auth-Token and Authorization.
+    """
 
     daemon_threads = True
 
     def __init__(self, answer: Callable[[str, str], Answer], certificate: Path | None = None) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.answer, self.seen, self.tokens = answer, list[str](), list[str]()
+        self.authorizations: list[str] = []
         self.url = f"{'https' if certificate else 'http'}://127.0.0.1:{self.server_address[1]}"
         if certificate:
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -46,6 +49,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.rfile.read(int(self.headers.get("Content-Length", "0")))
         self.server.seen.append(f"{self.command} {self.path}")
         self.server.tokens.append(self.headers.get("X-Auth-Token", ""))
+        self.server.authorizations.append(self.headers.get("Authorization", ""))
         status, headers, body = self.server.answer(self.command, self.path)
         self.send_response(status)
         for name, value in {"Content-Length": str(len(body)), **headers}.items():
