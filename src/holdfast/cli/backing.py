@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +14,17 @@ from holdfast import __version__
 from holdfast.archive import backup as archive
 from holdfast.archive.exclude import Excludes
 from holdfast.cli.output import Output, command, given_tags, printable, progress_bar, size_text
-from holdfast.errors import Incomplete, UsageError
+from holdfast.errors import HoldfastError, Incomplete, UsageError
 from holdfast.repository.repository import Repository
 from holdfast.settings import size_of
-from holdfast.wiring.app import no_repository_yet
+from holdfast.wiring.app import App, no_repository_yet
 
 _MOST_WARNINGS = 50
 
+Failed = tuple[str, HoldfastError]  # a repository's place, and what was wrong
 
-@command("backup")
+
+@command("backup", several=True)
 @click.argument("paths", nargs=-1, metavar="PATH...")
 @click.option("-e", "--exclude", multiple=True, metavar="PATTERN", help="Leave out, in gitignore syntax (repeatable).")
 @click.option("--exclude-file", multiple=True, metavar="FILE", help="A file of such patterns, one a line.")
@@ -41,13 +44,21 @@ def backup(out: Output, paths: tuple[str, ...], from_stdin: bool, stdin_name: st
 
     One path is the snapshot's base: restoring gives its contents back. Unchanged files are recognised and not read
     again. The exit status is 3 when some files could not be read; they are named, and the snapshot holds all others.
+
+    With -r given several times each file is read once and stored in all these repositories; each compares with its own
+    last snapshot. They are opened with the same password or key file; -r @NAME takes the repository and the password
+    of a profile. When some of them fail the others go on, and the exit status is 3: the next run catches up. What a
+    profile excludes is as the first one named has it.
     """
     if bool(paths) == from_stdin:
         raise UsageError(
             "Name the paths to back up, or give --stdin." if not paths else "Give paths or --stdin, not both."
         )
-    repo = _repository(out, options["dry_run"])
-    request = _request(out, repo, paths, options)
+    several, dry_run = len(out.apps) > 1, options["dry_run"]
+    opened, failed = _opened(out, dry_run) if several else ([(out.app, _repository(out, dry_run))], [])
+    request = _request(out, paths, options)
+    request = replace(request, left_out=tuple(place for place, _ in failed))
+    aims = [(repo, _request_for(app, repo, request, options)) for app, repo in opened]
     progress = archive.Progress()
 
     def poll() -> tuple[float, float, str]:
@@ -56,10 +67,52 @@ def backup(out: Output, paths: tuple[str, ...], from_stdin: bool, stdin_name: st
 
     with progress_bar(out, "Backing up", poll):
         if from_stdin:
-            report = archive.back_up_stream(repo, request, os.fsencode(stdin_name), sys.stdin.fileno(), progress)
+            outcomes = archive.back_up_stream_to(aims, os.fsencode(stdin_name), sys.stdin.fileno(), progress)
         else:
-            report = archive.back_up(repo, request, progress)
-    return _tell(out, report, options["dry_run"])
+            outcomes = archive.back_up_to(aims, progress)
+    failed += [(o.place, o.failure) for o in outcomes if o.failure]
+    reports = [(o.place, o.report) for o in outcomes if o.report]
+    _tell_failures(out, failed, bool(reports))
+    troubles = _tell_troubles(out, [report for _, report in reports])
+    for place, report in reports:
+        _tell(out, report, dry_run, place if several else "")
+    if troubles:
+        out.note(f"{troubles} files could not be read as they were; everything else is in the snapshot.")
+    return Incomplete.exit_status if failed or troubles else 0
+
+
+def _opened(out: Output, dry_run: bool) -> tuple[list[tuple[App, Repository]], list[Failed]]:
+    """Those of several repositories that can be opened, and those that cannot; an error when none can."""
+    opened: list[tuple[App, Repository]] = []
+    failed: list[Failed] = []
+    for app in out.apps:
+        try:
+            opened.append((app, app.open(dry_run=dry_run)))
+        except HoldfastError as e:
+            failed.append((_place_of(app), e))
+    if not opened:
+        _tell_failures(out, failed, False)
+    return opened, failed
+
+
+def _place_of(app: App) -> str:
+    """What a repository that could not be opened is called: its address may hold a password."""
+    try:
+        return app.storage().place
+    except HoldfastError:
+        return app.address.partition(":")[0] + ":…"
+
+
+def _tell_failures(out: Output, failed: list[Failed], others: bool) -> None:
+    """Warn about each; when there are no others the last error ends the command."""
+    for place, error in failed if others else failed[:-1]:
+        sentence = f"{printable(place)} has no new snapshot: {error}"
+        if out.as_json:
+            out.event("warning", message=sentence, repository=place, code=error.code)
+        else:
+            out.warn(sentence)
+    if failed and not others:
+        raise failed[-1][1]
 
 
 def _repository(out: Output, dry_run: bool) -> Repository:
@@ -75,7 +128,8 @@ def _repository(out: Output, dry_run: bool) -> Repository:
     return repo
 
 
-def _request(out: Output, repo: Repository, paths: tuple[str, ...], options: dict[str, Any]) -> archive.Request:
+def _request(out: Output, paths: tuple[str, ...], options: dict[str, Any]) -> archive.Request:
+    """What is the same for all repositories."""
     patterns = [*out.app.settings.exclude, *options["exclude"]]
     for name in options["exclude_file"]:
         try:
@@ -83,9 +137,8 @@ def _request(out: Output, repo: Repository, paths: tuple[str, ...], options: dic
         except OSError as e:
             raise UsageError(f"The exclude file {name} cannot be read: {e.strerror}.") from None
     limit = options["exclude_larger_than"]
-    absolute = tuple(sorted({os.fsencode(os.path.abspath(p)) for p in paths}))
     return archive.Request(
-        paths=absolute,
+        paths=tuple(sorted({os.fsencode(os.path.abspath(p)) for p in paths})),
         excludes=Excludes(
             tuple(patterns),
             options["exclude_caches"],
@@ -97,20 +150,31 @@ def _request(out: Output, repo: Repository, paths: tuple[str, ...], options: dic
         parent=options["parent"],
         force=options["force"],
         dry_run=options["dry_run"],
-        level=options["level"] or out.app.settings.level,
         program=f"holdfast {__version__}",
-        remembered=out.app.remembered(repo, absolute),
     )
 
 
-def _tell(out: Output, report: archive.Report, dry_run: bool) -> int:
-    for trouble in report.troubles[:_MOST_WARNINGS]:
-        out.warn(f"{printable(os.path.join(report.snapshot.base, trouble.path))}: {trouble.reason}")
-    if len(report.troubles) > _MOST_WARNINGS:
-        out.warn(f"and {len(report.troubles) - _MOST_WARNINGS} more")
+def _request_for(app: App, repo: Repository, request: archive.Request, options: dict[str, Any]) -> archive.Request:
+    level = options["level"] or app.settings.level
+    return replace(request, level=level, remembered=app.remembered(repo, request.paths))
+
+
+def _tell_troubles(out: Output, reports: list[archive.Report]) -> int:
+    """Name what could not be read, once though it lacks in several snapshots; how many there are."""
+    named = list(dict.fromkeys((r.snapshot.base, t.path, t.reason) for r in reports for t in r.troubles))
+    for base, path, reason in named[:_MOST_WARNINGS]:
+        out.warn(f"{printable(os.path.join(base, path))}: {reason}")
+    if len(named) > _MOST_WARNINGS:
+        out.warn(f"and {len(named) - _MOST_WARNINGS} more")
+    return len(named)
+
+
+def _tell(out: Output, report: archive.Report, dry_run: bool, place: str) -> None:
+    """What is in a snapshot; ``place``: its repository, where there are several."""
     t = report.snapshot.totals
     out.event(
         "summary",
+        **({"repository": place} if place else {}),
         snapshot_id=report.snapshot_id,
         dry_run=dry_run,
         files_new=t.files_new,
@@ -123,6 +187,8 @@ def _tell(out: Output, report: archive.Report, dry_run: bool) -> int:
         seconds=t.seconds,
         errors=len(report.troubles),
     )
+    if place:
+        out.line(f"{printable(place)}:")
     out.line(f"Files:   {t.files_new} new, {t.files_changed} changed, {t.files_unmodified} unmodified")
     read, stored = size_text(t.bytes_read), size_text(t.bytes_stored)
     out.line(f"Content: {size_text(t.bytes_total)} in {t.files} files, {read} read, {stored} stored")
@@ -130,7 +196,3 @@ def _tell(out: Output, report: archive.Report, dry_run: bool) -> int:
         out.line("Nothing was stored: this was a dry run.")
     else:
         out.line(f"Snapshot {report.snapshot_id[:8]} saved in {t.seconds:.1f} s.")
-    if report.troubles:
-        out.note(f"{len(report.troubles)} files could not be read as they were; everything else is in the snapshot.")
-        return Incomplete.exit_status
-    return 0

@@ -43,8 +43,9 @@ class Commands(click.Group):
     "-r",
     "--repo",
     "repository",
+    multiple=True,
     metavar="PLACE",
-    help="The repository: a folder, s3:…, … (HOLDFAST_REPOSITORY).",
+    help="The repository: a folder, s3:…, @PROFILE, … (HOLDFAST_REPOSITORY); several for backup.",
 )
 @click.option("--password-file", metavar="FILE", help="A file whose first line is the password.")
 @click.option("--password-command", metavar="COMMAND", help="A program whose first line of output is the password.")

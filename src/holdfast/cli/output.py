@@ -7,6 +7,7 @@ list print one JSON document; commands that run print lines with a ``message_typ
 from __future__ import annotations
 
 import datetime
+import functools
 import json
 import os
 import sys
@@ -24,17 +25,22 @@ from holdfast.errors import UsageError
 from holdfast.repository.repository import Repository
 from holdfast.repository.snapshots import INTERNAL, Filter, Stored
 from holdfast.wiring import app as wiring
+from holdfast.wiring.profiles import settings_at
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 
 @dataclass
 class Output:
-    """Where and how a command speaks, and the way to its repository."""
+    """Where and how a command speaks, and the way to its repository; to each of ``apps`` where it takes several."""
 
-    app: wiring.App
+    apps: list[wiring.App]
     as_json: bool
     quiet: bool
+
+    @property
+    def app(self) -> wiring.App:
+        return self.apps[0]
 
     def open(self, *, dry_run: bool = False) -> Repository:
         return self.app.open(dry_run=dry_run)
@@ -80,14 +86,16 @@ class Output:
         return sys.stderr.isatty() and not self.as_json and not self.quiet
 
 
-def command(name: str, **kwargs: Any) -> Callable[[F], click.Command]:
-    """A click command whose function gets an Output first; it also takes the global options."""
+def command(name: str, *, several: bool = False, **kwargs: Any) -> Callable[[F], click.Command]:
+    """A click command whose function gets an Output first; it also takes the global options. ``several``: it works on
+    all the repositories that are named, not only on one.
+    """
 
     def decorate(function: F) -> click.Command:
         @wraps(function)
         @click.pass_context
         def run(ctx: click.Context, /, **options: Any) -> Any:
-            return ctx.invoke(function, make_output(ctx, options), **options)
+            return ctx.invoke(function, make_output(ctx, options, several=several), **options)
 
         made: Any = run  # click's decorators are typed more loosely than this module
         for option in reversed(_GLOBAL):
@@ -99,7 +107,7 @@ def command(name: str, **kwargs: Any) -> Callable[[F], click.Command]:
 
 
 _GLOBAL = [
-    click.option("-r", "--repo", "g_repository", hidden=True),
+    click.option("-r", "--repo", "g_repository", multiple=True, hidden=True),
     click.option("--password-file", "g_password_file", hidden=True),
     click.option("--password-command", "g_password_command", hidden=True),
     click.option("--key-file", "g_key_file", hidden=True),
@@ -113,21 +121,26 @@ _GLOBAL = [
 ]
 
 
-def make_output(ctx: click.Context, options: dict[str, Any]) -> Output:
+def make_output(ctx: click.Context, options: dict[str, Any], *, several: bool = False) -> Output:
     """Take the global options out of ``options``, wherever on the line they stood, and build the Output."""
     chosen = dict(ctx.find_root().obj or {})
+    places = dict.fromkeys(p for p in (*chosen.pop("repository", ()), *options.pop("g_repository", ())) if p)
+    if len(places) > 1 and not several:
+        raise UsageError(f"{ctx.command_path} works on one repository: give -r once.", "Only backup takes several.")
     for name in [n for n in options if n.startswith("g_")]:
         value = options.pop(name)
         if value:
             chosen[name[2:]] = value
     as_json, quiet = bool(chosen.pop("as_json", False)), bool(chosen.pop("quiet", False))
-    loaded = settings.load({k: v for k, v in chosen.items() if v})
+    given = {k: v for k, v in chosen.items() if v}
+    ask = _ask if len(places) < 2 else functools.cache(_ask)  # all of several have the same password
 
     def tell(text: str) -> None:
         if not as_json and not quiet:
             click.echo(f"holdfast: {text}", err=True)
 
-    return Output(wiring.App(loaded, _ask, tell=tell), as_json, quiet)
+    found = [settings_at(settings.load(given | {"repository": place}), given) for place in places or [""]]
+    return Output([wiring.App(loaded, ask, tell=tell) for loaded in found], as_json, quiet)
 
 
 def _ask(prompt: str) -> str | None:

@@ -33,6 +33,7 @@ from holdfast.storage.caching import Caching, cache_folder, clear_old
 from holdfast.storage.limiting import Limiting
 from holdfast.storage.select import Access, Login, is_remote, open_storage
 from holdfast.storage.wrappers import DryRun
+from holdfast.wiring.profiles import settings_at
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # of glibc's mallopt
 
@@ -99,7 +100,8 @@ class App:
         if password_file or key_file:
             nothing = {"password": "", "password_command": ""}
             changed |= {**nothing, "password_file": password_file, "key_file": key_file}
-        return replace(self, settings=msgspec.structs.replace(self.settings, **changed))
+        settings = msgspec.structs.replace(self.settings, **changed)
+        return replace(self, settings=settings_at(settings, {"config": settings.config_file}))
 
     def credential(self, *, new: bool = False) -> Credential:
         """The password or key file that the settings name; for the default repository its own key file."""
