@@ -222,3 +222,7 @@ def test_a_download_that_is_broken_off_leaves_nothing_open(ann: Person):
     while is_open():
         assert time.monotonic() < deadline
         time.sleep(0.05)
+
+
+def test_nothing_of_all_that_was_a_fault_of_the_servers(server: Running):
+    assert [line for line in server.log if '"fault"' in line or "housekeeping" in line] == []

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import shutil
 from pathlib import Path
 
 import pytest
@@ -130,6 +132,21 @@ def test_counting_anew_while_others_delete_and_store_counts_what_will_be(room: R
     assert room.counts("ann") == (5, 1)
 
 
+def test_what_is_stored_or_deleted_just_now_is_not_counted_twice(room: Room):
+    ann = room.user("ann")
+    room.vaults.create(ann, "v")
+    room.put(ann, b"goes")
+    vault = room.vault("ann")
+    change = rows.Change("a deletion", vault.id, f"data/{sha256(b'goes')}", 4, 1)
+    with room.database.writing() as c:
+        assert rows.begin_alone(c, vault, change, room.now_ns)
+    upload = room.begin(ann, b"comes")
+    upload.feed(b"comes")
+    LocalStorage(room.root / vault.folder).put(f"data/{sha256(b'comes')}", [b"comes"])
+    room.keeper.count(vault.id, 0)
+    assert room.counts("ann") == (9, 2)
+
+
 def test_who_deletes_what_somebody_stores_or_deletes_just_now_comes_again(room: Room):
     ann = room.user("ann")
     room.vaults.create(ann, "v")
@@ -212,5 +229,13 @@ def test_a_folder_that_cannot_be_removed_is_tried_again(room: Room, monkeypatch:
         patched.setattr(room.folders, "remove", fail)
         room.keeper.remove_given_up()
     assert room.told == ["remove a vault: The disk is away."] and list(room.root.glob("*/*"))
+
+    def fail_half_way(path: Path) -> None:
+        raise OSError(errno.EIO, "broken")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(shutil, "rmtree", fail_half_way)
+        room.keeper.remove_given_up()
+    assert list(room.folders.found()) == []  # what is left is nobody's vault, whatever becomes of the catalog
     room.keeper.remove_given_up()
     assert list(room.root.glob("*/*")) == []

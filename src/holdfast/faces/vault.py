@@ -71,13 +71,8 @@ def router(vaults: Vaults, objects: Objects, gate: Gate) -> APIRouter:
                                        "POST": "Put an object", "DELETE": "Delete an object"}),
     ):  # fmt: skip
         for method, summary in summaries.items():
-            documented: dict[str, Any] = {
-                "response_class": Response,
-                "responses": _RESPONSES[endpoint.__name__, method] | _KNOWN,
-            }
-            if method == "POST" and endpoint is not root:
-                documented["openapi_extra"] = {"requestBody": {"required": True, **_CONTENT}}
-            routes.add_api_route(path, endpoint, methods=[method], summary=summary, **documented)
+            about = _documents(endpoint.__name__, method)
+            routes.add_api_route(path, endpoint, methods=[method], summary=summary, **about)
     routes.add_api_route("/{rest:path}", rest, methods=_METHODS, include_in_schema=False)
     return routes
 
@@ -267,3 +262,13 @@ _RESPONSES: dict[tuple[str, str], dict[int | str, dict[str, Any]]] = {
     ("one", "HEAD"): _SIZE, ("one", "GET"): _READ, ("one", "POST"): _PUT,
     ("one", "DELETE"): {200: _DONE, **problems_of(502)},
 }  # fmt: skip
+
+
+def _documents(endpoint: str, method: str) -> dict[str, Any]:
+    """Arguments for a route."""
+    takes_a_body = method == "POST" and endpoint != "root"
+    return {
+        "response_class": Response,
+        "responses": _RESPONSES[endpoint, method] | _KNOWN,
+        "openapi_extra": {"requestBody": {"required": True, **_CONTENT}} if takes_a_body else None,
+    }
