@@ -38,6 +38,10 @@ class MemoryStorage:
     def place(self) -> str:
         return self._place
 
+    @property
+    def connections(self) -> int:
+        return 1
+
     def create(self) -> None:
         """Nothing to make; as other storages have it."""
 
@@ -128,6 +132,10 @@ class Passing:
     @property
     def place(self) -> str:
         return self.inner.place
+
+    @property
+    def connections(self) -> int:
+        return self.inner.connections
 
     def create(self) -> None:
         self.inner.create()

@@ -28,7 +28,6 @@ from holdfast.repository.index import Location
 from holdfast.repository.pages import join, split
 from holdfast.repository.reader import ChunkReader
 from holdfast.repository.writer import worker_count
-from holdfast.storage.base import connections_of
 
 PLAN_PARTS = 8192
 MOST_OPEN = 200
@@ -149,7 +148,7 @@ class FileWriter:
         if not plan:
             return
         # Far away, blocks are read ahead: each thread waits for the network most of the time.
-        count = max(worker_count(), connections_of(self._reader.storage))
+        count = max(worker_count(), self._reader.storage.connections)
         pool = ThreadPoolExecutor(count, thread_name_prefix="restore")
         try:
             for done in [pool.submit(self._block, key, plan.pop(key)) for key in sorted(plan)]:

@@ -34,7 +34,7 @@ from holdfast.repository.pages import Tree
 from holdfast.repository.reader import BLOCK_CACHE, ChunkReader
 from holdfast.repository.snapshots import Stored, put_snapshot, read_snapshots
 from holdfast.repository.writer import ChunkWriter
-from holdfast.storage.base import CONFIG, Storage, connections_of
+from holdfast.storage.base import CONFIG, Storage
 
 FORMAT = "holdfast repository"
 CONFIG_MOST = 64 << 10
@@ -87,7 +87,7 @@ class Repository:
         """Hold a lease where the storage can be written to, and give a reader. Far away, where every question costs
         time, a lease is put only when the work takes long: until then the deadline of condemned packs protects it.
         """
-        far = connections_of(self.storage) > 1
+        far = self.storage.connections > 1
         with self.leases.hold(work, needed=False, after_s=LONG_S if far else 0):
             yield self.reader(contents=contents)
 
@@ -98,7 +98,7 @@ class Repository:
         condemned = self.leases.survey().condemned_packs()
 
         load = functools.partial(load_index, self.storage, self.secrets, condemned=condemned, with_condemned=True)
-        far = connections_of(self.storage) > 1  # there, packs are not listed as long as the index has what is wanted
+        far = self.storage.connections > 1  # there, packs are not listed as long as the index has what is wanted
         index = load(survey=not far, contents=contents).index
         survey = functools.partial(load, survey=True, contents=True) if far else None
         return ChunkReader(self.storage, self.secrets, index, cache=cache, survey=survey)

@@ -36,7 +36,7 @@ from holdfast.repository.format import (
 )
 from holdfast.repository.index import Index, put_index_object
 from holdfast.repository.packs import BUFFER_SIZE, Block, PackBuilder, pack_name
-from holdfast.storage.base import Buffer, Storage, connections_of
+from holdfast.storage.base import Buffer, Storage
 from holdfast.storage.caching import pages_of
 
 BLOCK_CHUNKS = 1 << 15  # of one block: tiny files must not make a pack's table larger than the pack
@@ -102,7 +102,7 @@ class ChunkWriter:
         self._most_waiting = workers + 2
         self._processors = threading.Semaphore(workers - 1)  # the caller has one
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="pack")
-        storing = min(STORING, connections_of(storage) + 1)
+        storing = min(STORING, storage.connections + 1)
         self._stores = ThreadPoolExecutor(storing, thread_name_prefix="store")
         others = _pool(workers + 3, BLOCK_MAX)
         self._block_buffers = {SMALL: _pool(workers + 2, BLOCK_MAX), LARGE: others, TREE: others}

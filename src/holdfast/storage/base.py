@@ -48,6 +48,11 @@ class Storage(Protocol):
         """The storage's address as a user may see it: no password in it."""
         ...
 
+    @property
+    def connections(self) -> int:
+        """How many calls are worth making at once: 1 for a folder, more where each of them waits for a network."""
+        ...
+
     def create(self) -> None:
         """Make what objects will need (folders, a container); what is there already is kept."""
         ...
@@ -81,12 +86,6 @@ class Storage(Protocol):
     def close(self) -> None:
         """Give connections back; the storage is not used any more. It may be called twice."""
         ...
-
-
-def connections_of(storage: Storage) -> int:
-    """How many calls are worth making at once: 1 for a folder, more where each of them waits for a network."""
-    found: int = getattr(storage, "connections", 1)
-    return found
 
 
 def is_name(name: str) -> bool:

@@ -60,6 +60,10 @@ class LocalStorage:
     def place(self) -> str:
         return self._root
 
+    @property
+    def connections(self) -> int:
+        return 1
+
     def create(self) -> None:
         """Make the folder and its subfolders, durably. Existing ones are kept."""
         with _named_errors(self._root, missing=StorageUnavailable):

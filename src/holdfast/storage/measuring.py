@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from statistics import median
 
 from holdfast.errors import ObjectMissing, StorageError, UsageError
-from holdfast.storage.base import CONFIG, FOLDERS, Storage, connections_of
+from holdfast.storage.base import CONFIG, FOLDERS, Storage
 
 PACK = 16 << 20
 
@@ -105,6 +105,6 @@ def _one_by_one(what: str, ask: Callable[[str], object], names: list[str]) -> Fi
 def _each(storage: Storage, ask: Callable[[str], object], names: Iterable[str]) -> float:
     """Ask for all of them, as many at once as the storage has connections; seconds."""
     began = time.perf_counter()
-    with ThreadPoolExecutor(connections_of(storage)) as pool:
+    with ThreadPoolExecutor(storage.connections) as pool:
         list(pool.map(ask, names))
     return max(time.perf_counter() - began, 1e-9)

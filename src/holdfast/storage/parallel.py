@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-from holdfast.storage.base import Storage, connections_of
+from holdfast.storage.base import Storage
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -18,7 +18,7 @@ def answers(storage: Storage, items: Iterable[T], ask: Callable[[T], R]) -> Iter
     """Each item with what gives its answer or raises its error. Asked are a few more than were taken so far; a storage
     with one connection is asked when the answer is taken.
     """
-    count = connections_of(storage)
+    count = storage.connections
     if count == 1:
         for item in items:
             yield item, functools.partial(ask, item)

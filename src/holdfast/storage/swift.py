@@ -98,11 +98,16 @@ class SwiftStorage:
         self._container, self._login = container, login
         self._prefix = f"{prefix}/" if prefix else ""
         self._policy = access.get("HOLDFAST_SWIFT_POLICY")
+        self._at_once = access.connections
         self._connections = _Connections(access.connections, ca_file(access))
 
     @property
     def place(self) -> str:
         return f"swift://{self._container}/{self._prefix}".rstrip("/")
+
+    @property
+    def connections(self) -> int:
+        return self._at_once
 
     def create(self) -> None:
         """Make the container, of the storage policy that HOLDFAST_SWIFT_POLICY names; one that is there is kept."""

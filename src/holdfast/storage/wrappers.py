@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from holdfast.storage.base import Buffer, ObjectInfo, Storage, connections_of
+from holdfast.storage.base import Buffer, ObjectInfo, Storage
 
 
 class Passing:
@@ -19,7 +19,7 @@ class Passing:
 
     @property
     def connections(self) -> int:
-        return connections_of(self.inner)
+        return self.inner.connections
 
     def create(self) -> None:
         self.inner.create()
