@@ -11,11 +11,11 @@ import sys
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from moto import settings
-from moto.core import DEFAULT_ACCOUNT_ID
-from moto.iam.models import iam_backends
-from moto.s3.models import s3_backends
-from moto.server import DomainDispatcherApplication, create_backend_app
+from moto import settings  # type: ignore[import-not-found]
+from moto.core import DEFAULT_ACCOUNT_ID  # type: ignore[import-not-found]
+from moto.iam.models import iam_backends  # type: ignore[import-not-found]
+from moto.s3.models import s3_backends  # type: ignore[import-not-found]
+from moto.server import DomainDispatcherApplication, create_backend_app  # type: ignore[import-not-found]
 from werkzeug.serving import WSGIRequestHandler, run_simple
 
 EVERYTHING = {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "*", "Resource": "*"}]}

@@ -70,20 +70,21 @@ def moto(*certificate: str) -> Iterator[Moto]:
         assert process.stdout
         try:
             users = json.loads(process.stdout.readline())
-            _wait_until_ready(port, process)
+            wait_until_ready(port, process)
             yield Moto(port, users)
         finally:
             process.kill()
             process.communicate()
 
 
-def _wait_until_ready(port: int, process: subprocess.Popen[bytes]) -> None:
+def wait_until_ready(port: int, process: subprocess.Popen[bytes]) -> None:
+    """Until somebody answers at the port."""
     end = time.monotonic() + 30
     while process.poll() is None and time.monotonic() < end:
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
             return
         time.sleep(0.02)
-    raise AssertionError("moto did not start")
+    raise AssertionError("the server did not start")
 
 
 _MOTO = pytest.StashKey[Moto]()

@@ -2,7 +2,7 @@
 
 ============================  ======================================================================================
 ``gs://BUCKET/PREFIX``        GOOGLE_APPLICATION_CREDENTIALS or GOOGLE_SERVICE_ACCOUNT: a file;
-                              GOOGLE_SERVICE_ACCOUNT_KEY: its content
+                              GOOGLE_SERVICE_ACCOUNT_KEY: its content; GOOGLE_BASE_URL: another server
 ``az://CONTAINER/PREFIX``     AZURE_STORAGE_ACCOUNT_NAME, and AZURE_STORAGE_ACCOUNT_KEY or AZURE_STORAGE_SAS_TOKEN, or
                               AZURE_STORAGE_CLIENT_ID, …_CLIENT_SECRET and …_TENANT_ID; AZURE_STORAGE_ENDPOINT
 ============================  ======================================================================================
@@ -44,7 +44,7 @@ from holdfast.errors import (
     StorageUnavailable,
     UsageError,
 )
-from holdfast.storage.base import Buffer, ObjectInfo, Storage, check_folder, check_name, check_range
+from holdfast.storage.base import CONFIG, Buffer, ObjectInfo, Storage, check_folder, check_name, check_range
 from holdfast.storage.layout import name_of, path_of
 from holdfast.storage.select import Access
 
@@ -70,7 +70,6 @@ _GOOGLE = {
     "service_account_key": ("GOOGLE_SERVICE_ACCOUNT_KEY",),
     "application_credentials": ("GOOGLE_APPLICATION_CREDENTIALS",),
     "base_url": ("GOOGLE_BASE_URL",),
-    "skip_signature": ("GOOGLE_SKIP_SIGNATURE",),
 }
 
 
@@ -129,11 +128,16 @@ class BucketStorage:
     def __init__(self, store: Any, kind: str, bucket: str, prefix: str, connections: int) -> None:
         self._store, self._server, self._bucket = store, _SERVERS[kind], bucket
         self._prefix, self._place = prefix, f"{kind}://{bucket}/{prefix}".rstrip("/")
+        self._at_once = connections
         self._slots = threading.BoundedSemaphore(max(1, connections))
 
     @property
     def place(self) -> str:
         return self._place
+
+    @property
+    def connections(self) -> int:
+        return self._at_once
 
     def create(self) -> None:
         """See that the bucket is there."""
@@ -165,6 +169,9 @@ class BucketStorage:
             if self._need_bytes(name, start if end is None else end) > start:
                 raise StorageUnavailable(f"{thing}: it was not there yet.", "Try again.") from None
             return b""
+        except ObjectMissing:
+            self._need_bucket()  # not every server says which of the two is missing
+            raise
         if end is not None and end > size:
             raise _truncated(thing, end)
         if first != start or len(data) != (size if end is None else end) - start:
@@ -173,13 +180,16 @@ class BucketStorage:
 
     def list(self, folder: str) -> Iterator[ObjectInfo]:
         prefix, lead = f"{self._prefix}{check_folder(folder)}", len(self._prefix)
-        pages = obstore.list(self._store, prefix, chunk_size=_PAGE)
+        pages, empty = obstore.list(self._store, prefix, chunk_size=_PAGE), True
         while True:
             with self._asking(f"{self._place}: {folder}/"):
                 page = next(pages, None)
             if page is None:
+                if empty:
+                    self._look(CONFIG)  # obstore takes a web page for an empty listing, but not for an object
                 return
             for entry in page:
+                empty = False
                 if name := name_of(entry["path"][lead:], folder):
                     yield _info(name, entry)
 
@@ -195,7 +205,7 @@ class BucketStorage:
         try:
             with self._asking(self._thing(name)):
                 obstore.delete(self._store, path)
-        except (ObjectMissing, NotFoundError):
+        except ObjectMissing:
             self._need_bucket()
 
     def free_space(self) -> int | None:
@@ -250,7 +260,7 @@ class BucketStorage:
                 yield
         except (AlreadyExistsError, PreconditionError):
             raise
-        except NotFoundError as e:
+        except (NotFoundError, FileNotFoundError) as e:
             if any(code in str(e) for code in _NO_CONTAINER):
                 raise self._no_bucket() from None
             raise ObjectMissing(f"{thing} is not there.") from None
@@ -261,8 +271,10 @@ class BucketStorage:
         text = str(error)
         found = _STATUS.search(text)
         status = int(found[1]) if found else 0
-        if status == 416 or (not status and "range" in text.lower() and "larger" in text.lower()):
+        if status == 416 or (not status and "Wanted range" in text):
             return _BeyondTheEnd()
+        if status == 404:  # of a listing: an object would be NotFoundError
+            return self._no_bucket()
         if status == 507 or "Quota" in text:
             return StorageFull(f"{thing}: the storage is full.", "Raise its quota, or free some space there.")
         if isinstance(error, PermissionDeniedError | UnauthenticatedError) or status in (401, 403):
@@ -270,10 +282,14 @@ class BucketStorage:
                 f"{thing}: {self._server} does not allow this.",
                 "Check the credentials, and that they may list, read, write and delete in the bucket.",
             )
-        if "ertificate" in text or "UnknownIssuer" in text:
+        if not status and ("ertificate" in text or "UnknownIssuer" in text):
             return StorageDenied(
                 f"The certificate of the server behind {self._place} cannot be verified.",
                 "Check the address, or name the file of its certificate authority in HOLDFAST_CA_FILE.",
+            )
+        if not status and "InvalidMessage" in text:
+            return StorageError(
+                f"The server behind {self._place} does not speak TLS.", "Is its address one with http:?"
             )
         if status in _PASSING_STATUS:
             return StorageUnavailable(f"{thing}: {self._server} cannot serve this now (HTTP {status}).", "Try again.")

@@ -43,7 +43,7 @@ from holdfast.storage.select import Access
 _SECOND_NS = 1_000_000_000
 _CLASS = re.compile(r"[A-Z0-9_-]{1,40}")
 _RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
-_NO_LOCKS = frozenset({"ObjectLockConfigurationNotFoundError", "NoSuchObjectLockConfiguration", "InvalidRequest"})
+_NO_LOCKS = frozenset({"ObjectLockConfigurationNotFoundError", "InvalidRequest"})
 
 
 def open_at(address: str, access: Access) -> S3Storage:
@@ -59,6 +59,7 @@ class S3Storage:
         self._lock, self._class = lock_of(access), access.get("HOLDFAST_S3_STORAGE_CLASS")
         if self._class and not _CLASS.fullmatch(self._class):
             raise UsageError(f"HOLDFAST_S3_STORAGE_CLASS is {self._class!r}.", "Set it to a class as STANDARD_IA.")
+        self._at_once = access.connections
         self._slots = threading.BoundedSemaphore(max(1, access.connections))
         self._connecting = threading.Lock()
         self._client: Any = None
@@ -68,15 +69,15 @@ class S3Storage:
     def place(self) -> str:
         return self._address.place
 
+    @property
+    def connections(self) -> int:
+        return self._at_once
+
     def create(self) -> None:
         """Make the bucket, with Object Lock when locks are asked for. One that is there must have it then."""
         at = self._address
         with self._asking(f"The bucket {at.bucket}") as client:
-            try:
-                client.head_bucket(Bucket=at.bucket)
-            except ClientError as e:
-                if s3_errors.status_of(e) != 404 or s3_errors.is_page(e.response):
-                    raise
+            if not self._has_bucket(client):
                 self._make_bucket(client)
                 return
         if self._lock.days:
@@ -99,7 +100,7 @@ class S3Storage:
             if e.for_sure or self._look(name)[0] is not None:
                 raise ObjectExists(f"{thing} is there already.") from None
             raise StorageUnavailable(f"{thing}: somebody else changes it at this moment.", "Try again.") from None
-        if not answer.get("ETag"):
+        if not answer.get("ETag") or s3_errors.is_page(answer):
             raise s3_errors.no_s3(self._address)
 
     def get(self, name: str, start: int = 0, length: int | None = None) -> bytes:
@@ -172,15 +173,12 @@ class S3Storage:
     # -- Object Lock (object_lock.Lockable) --------------------------------------------------------------------------
 
     def locked_until(self, name: str) -> datetime | None:
-        key, thing = self._key(name), self._thing(name)
-        with self._asking(thing, locking=True) as client:
-            try:
-                answer = client.get_object_retention(Bucket=self._address.bucket, Key=key)
-            except ClientError as e:
-                if s3_errors.code_of(e) != "NoSuchObjectLockConfiguration":
-                    raise
-                return None
-        until: datetime | None = answer.get("Retention", {}).get("RetainUntilDate")
+        """Whoever may not read an object's retention sees none."""
+        answer = self._head(name)
+        if "ETag" not in answer:
+            self._need_bucket()
+            raise ObjectMissing(f"{self._thing(name)} is not there.")
+        until: datetime | None = answer.get("ObjectLockRetainUntilDate")
         return until
 
     def lock(self, name: str, until: datetime) -> None:
@@ -197,18 +195,27 @@ class S3Storage:
     def _thing(self, name: str) -> str:
         return f"{self.place}: {name}"
 
-    def _look(self, name: str) -> tuple[ObjectInfo | None, str]:
-        """The object, None when it is not there (or not even its bucket); and the server's time as it writes it."""
+    def _head(self, name: str) -> dict[str, Any]:
+        """What the server says of an object. Without an ETag: it is not there, or not even its bucket."""
         key = self._key(name)
         with self._asking(self._thing(name)) as client:
             try:
-                answer = client.head_object(Bucket=self._address.bucket, Key=key)
+                answer: dict[str, Any] = client.head_object(Bucket=self._address.bucket, Key=key)
             except ClientError as e:
                 if s3_errors.status_of(e) != 404 or s3_errors.is_page(e.response):
                     raise
-                return None, s3_errors.headers_of(e.response).get("date", "")
+                answer = e.response
+                return answer
         self._need_s3(answer)
-        return ObjectInfo(name, answer["ContentLength"], _whole_seconds(answer["LastModified"])), ""
+        return answer
+
+    def _look(self, name: str) -> tuple[ObjectInfo | None, str]:
+        """The object, None when it is not there (or not even its bucket); and the server's time as it writes it."""
+        answer = self._head(name)
+        server_time = s3_errors.headers_of(answer).get("date", "")
+        if "ETag" not in answer:
+            return None, server_time
+        return ObjectInfo(name, answer["ContentLength"], _whole_seconds(answer["LastModified"])), server_time
 
     def _need_bytes(self, name: str, end: int) -> int:
         """The size of an object, which has bytes up to there; StorageError when it has fewer."""
@@ -224,13 +231,20 @@ class S3Storage:
 
     def _need_bucket(self) -> None:
         with self._asking(f"The bucket {self._address.bucket}") as client:
-            try:
-                client.head_bucket(Bucket=self._address.bucket)
-            except ClientError as e:
-                if s3_errors.status_of(e) != 404:
-                    raise
-                page = s3_errors.is_page(e.response)
-                raise (s3_errors.no_s3 if page else s3_errors.no_bucket)(self._address) from None
+            there = self._has_bucket(client)
+        if not there:
+            raise s3_errors.no_bucket(self._address)
+
+    def _has_bucket(self, client: Any) -> bool:
+        try:
+            answer = client.head_bucket(Bucket=self._address.bucket)
+        except ClientError as e:
+            if s3_errors.status_of(e) != 404:
+                raise
+            answer = e.response
+        if s3_errors.is_page(answer):
+            raise s3_errors.no_s3(self._address)
+        return "Error" not in answer
 
     # -- requests ----------------------------------------------------------------------------------------------------
 

@@ -29,6 +29,7 @@ from urllib.request import proxy_bypass
 
 import botocore.configprovider
 import botocore.credentials
+import botocore.hooks
 import botocore.loaders
 import botocore.session
 import botocore.utils
@@ -40,9 +41,11 @@ from holdfast.storage.select import Access
 _HOST = re.compile(r"([A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?|\[[0-9A-Fa-f:.]+\])(?::([0-9]{1,5}))?")
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,254}")
 _AMAZON = re.compile(r"s3(?:[.-](?:dualstack\.)?([a-z]{2}(?:-[a-z]+)+-[0-9]+))?\.amazonaws\.com(?:\.cn)?")
+CAME_AS = "CameAs"  # in an answer: the status that the server gave it
 _SPELLING = "It is written s3://BUCKET/PREFIX or s3:https://HOST/BUCKET/PREFIX."
 _CONNECT_S, _SILENCE_S = 15, 120
 _ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
+_CA_FILES = ("HOLDFAST_CA_FILE", "AWS_CA_BUNDLE", "SSL_CERT_FILE")
 _REGIONS = ("AWS_REGION", "AWS_DEFAULT_REGION")
 
 
@@ -85,6 +88,9 @@ def parse(address: str, access: Access) -> S3Address:
     else:
         bucket, _, prefix = path.partition("/")
         endpoint, region = _server(scheme or "https:", first)
+    ca_file = access.get(*_CA_FILES)
+    if ca_file and not os.path.exists(ca_file):
+        raise UsageError(f"The file of certificates {ca_file!r} is not there.", f"Check {' and '.join(_CA_FILES)}.")
     prefix = prefix.strip("/")
     if not _BUCKET.fullmatch(bucket):
         raise UsageError(f"{address!r} names no bucket of S3.", _SPELLING)
@@ -123,7 +129,9 @@ def _style(endpoint: str, access: Access) -> str:
 
 def connect(address: S3Address, access: Access) -> Any:
     """A client of botocore. Nothing is asked of the server yet, but where credentials come from may be asked."""
-    session = botocore.session.Session()
+    events = botocore.hooks.HierarchicalEmitter()
+    events.register_first("before-parse.s3.*", _note_status)  # before the session registers its own
+    session = botocore.session.Session(event_hooks=events)
     session.register_component("data_loader", _descriptions())
     session.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=_time)
     _take_variables(session, access)
@@ -131,7 +139,7 @@ def connect(address: S3Address, access: Access) -> Any:
     _take_credentials(resolver, access.variables, on_amazon=not address.endpoint)
     session.register_component("credential_provider", resolver)
     region = address.region or access.get(*_REGIONS) or session.get_config_variable("region") or "us-east-1"
-    ca_file = access.get("HOLDFAST_CA_FILE", "AWS_CA_BUNDLE", "SSL_CERT_FILE")
+    ca_file = access.get(*_CA_FILES)
     settings = Config(
         signature_version="s3v4",
         retries={"total_max_attempts": 1, "mode": "standard"},
@@ -148,6 +156,11 @@ def connect(address: S3Address, access: Access) -> Any:
     return session.create_client(
         "s3", region_name=region, endpoint_url=address.endpoint or None, verify=ca_file or True, config=settings
     )
+
+
+def _note_status(response_dict: dict[str, Any], customized_response_dict: dict[str, Any], **_: Any) -> None:
+    """Keep the status that came: botocore takes every answer that is no XML for a server's error that may pass."""
+    customized_response_dict[CAME_AS] = response_dict["status_code"]
 
 
 def _time(text: Any) -> datetime:

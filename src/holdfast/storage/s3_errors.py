@@ -9,7 +9,7 @@ from botocore import exceptions as b
 from botocore.exceptions import ClientError
 
 from holdfast.errors import ObjectMissing, StorageDenied, StorageError, StorageFull, StorageUnavailable
-from holdfast.storage.s3_client import S3Address
+from holdfast.storage.s3_client import CAME_AS, S3Address
 
 _SECRET_IS_WRONG = frozenset(
     {"InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidSecurity", "MissingSecurityHeader"}
@@ -74,6 +74,8 @@ def of_the_answer(error: ClientError, address: S3Address, thing: str) -> Storage
         return no_bucket(address)
     if "Quota" in code or "StorageFull" in code or status == 507:
         return StorageFull(f"{thing}: the storage is full.", "Raise the bucket's quota, or free some space there.")
+    if error.response.get(CAME_AS) == 200 and not code.strip("0123456789"):
+        return no_s3(address)
     if code in _PASSING or status in _PASSING_STATUS:
         return StorageUnavailable(f"{thing}: {address.server} cannot serve this now (HTTP {status}).", "Try again.")
     if not code.strip("0123456789") and is_page(error.response):
@@ -158,8 +160,8 @@ def of_the_way(error: Exception, address: S3Address) -> StorageError:
 
 
 def _no_trust(text: str, address: S3Address) -> StorageError:
-    if "certificate" in text.lower():
-        reason = "is for another name" if "match" in text.lower() else "cannot be verified"
+    if "certificate" in text.lower() or "doesn't match" in text:
+        reason = "is for another name" if "match" in text else "cannot be verified"
         return StorageDenied(
             f"The certificate of {address.server} {reason}.",
             "Check the address, or name the file of its certificate authority in HOLDFAST_CA_FILE.",
