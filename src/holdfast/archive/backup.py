@@ -166,12 +166,17 @@ def _report_of(outcomes: list[Outcome]) -> Report:
 
 
 def _one_chunker(aims: Sequence[Aim]) -> Chunker:
-    """How all of them cut content; UsageError when they differ: a file is cut once."""
-    first, *others = [repo for repo, _ in aims]
-    for other in others:
-        if other.config.chunker != first.config.chunker:
+    """How all of them cut content. UsageError when they differ, for a file is cut once, and when two are the same."""
+    seen: list[object] = []
+    first = aims[0][0]
+    for repo, _ in aims:
+        place = repo.storage.place
+        if (identity := identity_of(place) or place) in seen:
+            raise UsageError(f"The repository at {place} is named twice.", "Name each repository once.")
+        seen.append(identity)
+        if repo.config.chunker != first.config.chunker:
             raise UsageError(
-                f"The repositories at {first.storage.place} and {other.storage.place} cut files in different ways.",
+                f"The repositories at {first.storage.place} and {place} cut files in different ways.",
                 "Back up into each of them on its own.",
             )
     return first.config.chunker
