@@ -53,8 +53,8 @@ SNAPSHOT = """time_ns:time host:str user:str base:bin paths:bins tags:strs root:
     program:str='' totals:map"""
 TOTALS = """files_new:int=0 files_changed:int=0 files_unmodified:int=0 files:int=0 directories:int=0 others:int=0
     bytes_total:int=0 bytes_read:int=0 bytes_stored:int=0 errors:int=0 seconds:float=0.0"""
-LEASE = "type:str work:str host:str process:str boot:str started_ns:time knows:bin32s=[]"
-CONDEMNED = "type:str packs:bin32s deadline_s:u64 host:str"
+LEASE = "type:str work:str host:str process:str boot:str started_ns:time knows:bin32s=[] put_ns:time=0"
+CONDEMNED = "type:str packs:bin32s deadline_s:u64 host:str put_ns:time=0"
 
 Below = tuple[Any, int, int]  # of a page: the first entry's folder and name, how many entries, the sum of their sizes
 
