@@ -353,7 +353,8 @@ def test_of_many_who_put_one_name_exactly_one_wins(place, name):
         with ThreadPoolExecutor(len(clients)) as pool:
             winners = [n for n in pool.map(put, range(len(clients))) if n is not None]
         assert len(winners) == 1 if place.one_wins else winners
-        assert place.storage.get(name) in {b"%d" % number * 1000 for number in winners} or not place.whole
+        if place.whole:  # elsewhere, those who came together may even have undone each other's
+            assert place.storage.get(name) in {b"%d" % number * 1000 for number in winners}
         place.storage.delete(name)
 
 

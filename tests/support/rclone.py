@@ -32,7 +32,7 @@ def serving(kind: str, folder: Path, *options: str) -> Iterator[int]:
     """``rclone serve KIND`` over the folder; its port, once somebody answers there."""
     port = free_port()
     command = [need_rclone(), "serve", kind, str(folder), "--addr", f"127.0.0.1:{port}", "--config", "/dev/null"]
-    process = subprocess.Popen([*command, *options], stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    process = subprocess.Popen([*command, *options], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         end = time.monotonic() + 20
         while time.monotonic() < end and process.poll() is None:
@@ -44,4 +44,4 @@ def serving(kind: str, folder: Path, *options: str) -> Iterator[int]:
         yield port
     finally:
         process.kill()
-        process.communicate()
+        process.wait()

@@ -68,11 +68,12 @@ class Progress:
 
 @dataclass
 class Report:
-    """What a backup did. ``snapshot_id`` is empty after a dry run."""
+    """What a backup did. ``snapshot_id`` is empty after a dry run. ``packs``: the names of those the snapshot needs."""
 
     snapshot_id: str
     snapshot: Snapshot
     troubles: list[Trouble]
+    packs: list[bytes]
 
 
 @dataclass
@@ -253,7 +254,8 @@ class _Target:
                 self.repo.storage.delete(f"snapshots/{snapshot_id}")
                 return
             writer.remember(snapshot)
-        self.report = Report(snapshot_id, snapshot, writer.troubles)
+        packs = [self.session.index.packs[number].name for number in sorted(writer.used)]
+        self.report = Report(snapshot_id, snapshot, writer.troubles, packs)
 
     def _lost(self) -> bool:
         lost = self.session.lost(self.writer.used)

@@ -15,6 +15,7 @@ from holdfast.archive import backup as archive
 from holdfast.archive.exclude import Excludes
 from holdfast.cli.output import Output, command, given_tags, printable, progress_bar, size_text
 from holdfast.errors import HoldfastError, Incomplete, UsageError
+from holdfast.repository.locking import keep_locked
 from holdfast.repository.repository import Repository
 from holdfast.settings import size_of
 from holdfast.wiring.app import App, no_repository_yet
@@ -38,6 +39,7 @@ Failed = tuple[str, HoldfastError]  # a repository's place, and what was wrong
 @click.option("--parent", default="", metavar="SNAPSHOT", help="Compare with this snapshot, not the last one.")
 @click.option("-f", "--force", is_flag=True, help="Read every file again.")
 @click.option("-n", "--dry-run", is_flag=True, help="Store nothing; say what would be done.")
+@click.option("--lock-days", type=click.IntRange(1, 36500), help="On S3: lock what is needed for so long.")
 @click.option("--level", type=click.IntRange(1, 19), help="Compression level of zstd (default 3).")
 def backup(out: Output, paths: tuple[str, ...], from_stdin: bool, stdin_name: str, **options: Any) -> int:
     """Back PATH... up into a new snapshot.
@@ -54,7 +56,9 @@ def backup(out: Output, paths: tuple[str, ...], from_stdin: bool, stdin_name: st
         raise UsageError(
             "Name the paths to back up, or give --stdin." if not paths else "Give paths or --stdin, not both."
         )
-    several, dry_run = len(out.apps) > 1, options["dry_run"]
+    several, dry_run, days = len(out.apps) > 1, options["dry_run"], options["lock_days"]
+    if days:
+        out = replace(out, apps=[app.locking(days) for app in out.apps])
     opened, failed = _opened(out, dry_run) if several else ([(out.app, _repository(out, dry_run))], [])
     request = _request(out, paths, options)
     request = replace(request, left_out=tuple(place for place, _ in failed))
@@ -72,13 +76,29 @@ def backup(out: Output, paths: tuple[str, ...], from_stdin: bool, stdin_name: st
             outcomes = archive.back_up_to(aims, progress)
     failed += [(o.place, o.failure) for o in outcomes if o.failure]
     reports = [(o.place, o.report) for o in outcomes if o.report]
+    unlocked = _not_locked([repo for _, repo in opened], reports, days) if days and not dry_run else []
     _tell_failures(out, failed, bool(reports))
     troubles = _tell_troubles(out, [report for _, report in reports])
     for place, report in reports:
         _tell(out, report, dry_run, place if several else "")
     if troubles:
         out.note(f"{troubles} files could not be read as they were; everything else is in the snapshot.")
-    return Incomplete.exit_status if failed or troubles else 0
+    for place, error in unlocked:
+        out.warn(f"{printable(place)}: not all that the snapshot needs is locked: {error}")
+    return Incomplete.exit_status if failed or troubles or unlocked else 0
+
+
+def _not_locked(repos: list[Repository], reports: list[tuple[str, archive.Report]], days: int) -> list[Failed]:
+    """Extend the locks of what each new snapshot needs; the repositories where that failed."""
+    failed: list[Failed] = []
+    of_place = dict(reports)
+    for repo in repos:
+        if report := of_place.get(repo.storage.place):
+            try:
+                keep_locked(repo, report.snapshot_id, report.packs, days)
+            except HoldfastError as e:
+                failed.append((repo.storage.place, e))
+    return failed
 
 
 def _opened(out: Output, dry_run: bool) -> tuple[list[tuple[App, Repository]], list[Failed]]:

@@ -1,4 +1,4 @@
-"""Storages in buckets: ``s3:`` (see ``s3``), and Google Cloud Storage and Azure Blob Storage through obstore.
+"""Storages in buckets of Google Cloud Storage and Azure Blob Storage, through obstore.
 
 ============================  ======================================================================================
 ``gs://BUCKET/PREFIX``        GOOGLE_APPLICATION_CREDENTIALS or GOOGLE_SERVICE_ACCOUNT: a file;
@@ -44,7 +44,7 @@ from holdfast.errors import (
     StorageUnavailable,
     UsageError,
 )
-from holdfast.storage.base import CONFIG, Buffer, ObjectInfo, Storage, check_folder, check_name, check_range
+from holdfast.storage.base import CONFIG, Buffer, ObjectInfo, check_folder, check_name, check_range
 from holdfast.storage.layout import name_of, path_of
 from holdfast.storage.select import Access
 
@@ -73,12 +73,8 @@ _GOOGLE = {
 }
 
 
-def open_at(address: str, access: Access) -> Storage:
-    """The storage at an address that begins with ``s3:``, ``gs:`` or ``az:``."""
-    if address.startswith("s3:"):
-        from holdfast.storage import s3  # botocore takes a while, and the others do without
-
-        return s3.open_at(address, access)
+def open_at(address: str, access: Access) -> BucketStorage:
+    """The storage at an address that begins with ``gs:`` or ``az:``."""
     kind, found = address[:2], _ADDRESS.fullmatch(address)
     prefix = ((found[2] or "") if found else "").strip("/")
     if not found or (prefix and not {"", ".", ".."}.isdisjoint(prefix.split("/"))):

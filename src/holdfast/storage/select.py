@@ -4,7 +4,8 @@
 address                          what it is                                         module
 ===============================  =================================================  ===========
 ``/path``, ``path``, ``~/path``  a folder                                           ``local``
-``s3:``, ``gs:``, ``az:``        a bucket of an object store                        ``buckets``
+``s3:``                          a bucket of S3                                     ``s3``
+``gs:``, ``az:``                 a bucket of Google's or Azure's                    ``buckets``
 ``swift:``                       a container of OpenStack Swift                     ``swift``
 ``sftp:``                        a folder of another machine, over SSH              ``sftp``
 ``rest:http…``, ``https:``       a REST server of restic's protocol, or a vault     ``rest``
@@ -28,7 +29,8 @@ from holdfast.storage.base import Storage
 from holdfast.storage.local import LocalStorage
 
 _MODULES = {
-    **dict.fromkeys(("s3", "gs", "az"), "buckets"),
+    "s3": "s3",
+    **dict.fromkeys(("gs", "az"), "buckets"),
     "swift": "swift",
     "sftp": "sftp",
     **dict.fromkeys(("rest", "http", "https"), "rest"),

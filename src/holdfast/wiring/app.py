@@ -31,7 +31,7 @@ from holdfast.settings import Settings, child_environment, size_of
 from holdfast.storage.base import Storage
 from holdfast.storage.caching import Caching, cache_folder, clear_old
 from holdfast.storage.limiting import Limiting
-from holdfast.storage.select import Access, Login, is_remote, open_storage
+from holdfast.storage.select import Access, Login, is_remote, open_storage, scheme_of
 from holdfast.storage.wrappers import DryRun
 from holdfast.wiring.profiles import settings_at
 
@@ -102,6 +102,14 @@ class App:
             changed |= {**nothing, "password_file": password_file, "key_file": key_file}
         settings = msgspec.structs.replace(self.settings, **changed)
         return replace(self, settings=settings_at(settings, {"config": settings.config_file}))
+
+    def locking(self, days: int) -> App:
+        """The same with every object locked for so many days that is stored from now on."""
+        scheme = scheme_of(self.address)
+        if scheme != "s3":
+            raise UsageError("Only repositories on S3 can be locked.", "Leave --lock-days out, or name one with s3:.")
+        storage = {**self.settings.storage, "HOLDFAST_S3_LOCK_DAYS": str(days)}
+        return replace(self, settings=msgspec.structs.replace(self.settings, storage=storage))
 
     def credential(self, *, new: bool = False) -> Credential:
         """The password or key file that the settings name; for the default repository its own key file."""
