@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -389,6 +390,9 @@ def test_a_failure_leaves_no_lease_no_thread_and_no_open_file(houses, much):
     descriptors, threads = len(os.listdir("/proc/self/fd")), threading.active_count()
     back_up([houses[0], with_plan(houses[1], FAULTS["the second pack"])], much)
     assert len(os.listdir("/proc/self/fd")) <= descriptors
+    end = time.monotonic() + 30
+    while threading.active_count() > threads and time.monotonic() < end:  # those of the leases may take a moment
+        time.sleep(0.01)
     assert threading.active_count() == threads
     assert [[*h.repo.storage.list("locks")] for h in houses] == [[], []]
 

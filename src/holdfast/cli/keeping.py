@@ -37,7 +37,11 @@ def init(out: Output) -> int:
 @click.option("--to-key-file", metavar="FILE", help="Its key file.")
 @filter_options
 def copy(out: Output, snapshots: tuple[str, ...], target: str, **options: Any) -> int:
-    """Copy snapshots (all, or those named or filtered) into another repository. Copied ones are not copied again."""
+    """Copy snapshots (all, or those named or filtered) into another repository. Copied ones are not copied again.
+
+    Every chunk that is copied is verified on the way. A copy that was cut off goes on where it was. --to takes a
+    folder, an address, or @NAME for the repository and the password of a profile.
+    """
     source = out.open()
     other = out.app.other(target, options["to_password_file"] or "", options["to_key_file"] or "").open()
     if other.id == source.id:

@@ -1,9 +1,9 @@
 """Copies snapshots into another repository: no source file is read, nothing is compressed again.
 
-Chunk ids are keyed by each repository, so every chunk is hashed anew and the pages are written with the new ids.
-Blocks go over as they are packed when all of their chunks are wanted and new; otherwise their chunks are added one by
-one. What is already there is not copied, so a copy that was cut off goes on where it was. A snapshot that was copied
-before (``original``) is skipped.
+Chunk ids are keyed by each repository, so every chunk is verified against its old id, hashed anew, and the pages are
+written with the new ids. Blocks go over as they are packed when all of their chunks are wanted and new; otherwise their
+chunks are added one by one. What is already there is not copied, so a copy that was cut off goes on where it was. A
+snapshot that was copied before (``original``) is skipped.
 
 Each snapshot is gone through twice: first its chunks are copied, WINDOW of them at a time so that memory is bounded and
 blocks are still met whole; then its pages are written, for which every new id is known.
@@ -11,6 +11,7 @@ blocks are still met whole; then its pages are written, for which every new id i
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
@@ -26,6 +27,7 @@ from holdfast.repository.reader import ChunkReader
 from holdfast.repository.repository import Repository, Session
 from holdfast.repository.snapshots import Stored
 from holdfast.repository.writer import LARGE, SMALL, TREE
+from holdfast.storage.parallel import answers
 
 WINDOW = 1 << 18  # chunks whose blocks are gathered before any is copied
 
@@ -149,12 +151,23 @@ class _Copier:
                         yield item
 
     def _copy_blocks(self, wanted: dict[tuple[int, int], set[bytes]]) -> None:
-        for (pack, block), ids in sorted(wanted.items()):
-            self._copy_block(pack, block, ids)
+        """Blocks in order; of a storage that is far away the next ones are asked for meanwhile."""
+        reader, storage = self._reader, self._source.storage
 
-    def _copy_block(self, pack: int, block: int, wanted: set[bytes]) -> None:
+        def get(where: tuple[int, int]) -> bytes:
+            pack = reader.pack(where[0])
+            return storage.get(pack.name, *pack.extent(where[1]))
+
+        def size(where: tuple[int, int]) -> int:
+            return reader.pack(where[0]).extent(where[1])[1]
+
+        with contextlib.closing(answers(storage, sorted(wanted), get, size)) as blocks:
+            for (pack, block), sealed in blocks:
+                self._copy_block(pack, block, sealed(), wanted[pack, block])
+
+    def _copy_block(self, pack: int, block: int, sealed: bytes, wanted: set[bytes]) -> None:
         reader, writer, index = self._reader, self._session.writer, self._session.index
-        codec, payload, raw = reader.pack(pack).read_payload(self._source.storage, block)
+        codec, payload, raw = reader.pack(pack).open(block, sealed)
         chunks = reader.chunks_in(pack, block)
         parts = {i: reader.cut(i, where, raw) for i, where in chunks if i in wanted}
         ids = {i: writer.chunk_id(part) for i, part in parts.items()}
