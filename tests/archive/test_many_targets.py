@@ -352,6 +352,18 @@ def test_one_that_fails_is_the_only_one_to_fail_and_catches_up(houses, much, fau
     demand_equal(houses, after, much)
 
 
+@pytest.mark.parametrize("bad", [0, 1], ids=BOTH.get)
+def test_one_that_fails_among_small_files_costs_the_others_none_of_them(houses, tmp_path, bad, opened):
+    """The first one's block is what small files are read into: then it is the other's."""
+    source = write(tmp_path / "source", {f"{i:04}": noise(50 * KIB, i) for i in range(1200)})
+    planned = list(houses)
+    planned[bad] = with_plan(houses[bad], FAULTS["the first pack"])
+    outcomes = back_up(planned, source)
+    assert outcomes[bad].failure
+    assert len(opened) == 1200
+    demand_equal([houses[1 - bad]], [outcomes[1 - bad]], source)
+
+
 def test_what_one_that_failed_has_stored_is_not_stored_again(houses, much):
     planned = [with_plan(houses[0], fails("put", 3, folder="data", times=None)), houses[1]]
     back_up(planned, much)

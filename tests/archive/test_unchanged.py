@@ -10,6 +10,7 @@ import time
 import pytest
 
 from holdfast.archive import backup
+from holdfast.archive.targets import TICK_NS
 from holdfast.errors import KeyCannotRead
 from tests.archive.making import SECOND, reasons
 from tests.support.trees import KIB, MIB, contents, everything, noise, sparse, write
@@ -79,7 +80,7 @@ def test_a_change_of_mode_owner_or_attributes_is_seen(house, source):
 def test_a_file_made_within_the_clocks_tick_is_read_again_once(house, source):
     time.sleep(0.05)
     (source / "a").write_text("now")
-    house.clock.stands_ns = (source / "a").stat().st_ctime_ns + backup.TICK_NS // 10
+    house.clock.stands_ns = (source / "a").stat().st_ctime_ns + TICK_NS // 10
     house.back_up(source)
     house.clock.stands_ns += SECOND
     assert counts(house.back_up(source)) == (0, 1, 3)
@@ -91,14 +92,13 @@ def test_a_file_changed_within_the_tick_after_it_was_read_is_not_missed(house, s
     house.back_up(source)
     (source / "a").write_text("ONE")
     house.clock.stands_ns = (source / "a").stat().st_ctime_ns
-    entry_of = backup._Pass._file
+    read = backup._Pass._file
 
-    def ticks_slowly(self, folder, name, st, old):
-        entry = entry_of(self, folder, name, st, old)
+    def ticks_slowly(self, folder, name, st, needing):
+        read(self, folder, name, st, needing)
         if name == b"a":
             (source / "a").write_text("now")
             os.utime(source / "a", ns=(0, st.st_mtime_ns))
-        return entry
 
     with monkeypatch.context() as patch:
         patch.setattr(backup._Pass, "_file", ticks_slowly)

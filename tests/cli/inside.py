@@ -77,7 +77,7 @@ class Desk:
 
     @property
     def place(self) -> Path:
-        return self.call.place
+        return Path(self.call.place)
 
     @property
     def tree(self) -> Path:

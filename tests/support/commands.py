@@ -45,7 +45,7 @@ class Done:
 class Commands:
     """Calls ``holdfast`` on the repository at ``place``, opened with the key file there; ``folder`` is its home."""
 
-    place: Path
+    place: Path | str
     key_file: Path
     folder: Path
     more: Mapping[str, str] = field(default_factory=dict)

@@ -73,7 +73,7 @@ class Report:
     snapshot_id: str
     snapshot: Snapshot
     troubles: list[Trouble]
-    packs: list[bytes]
+    packs: list[bytes] = field(default_factory=list)
 
 
 @dataclass
