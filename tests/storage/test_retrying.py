@@ -9,6 +9,7 @@ import pytest
 
 from holdfast.errors import ObjectExists, StorageDenied, StorageUnavailable
 from holdfast.storage.retrying import Patience, Retrying
+from holdfast.storage.wrappers import Passing, hurry
 from tests.storage.writing import an_object
 from tests.support.storages import Counting, MemoryStorage, Misbehaving, breaks_listing, fails, list_of, loses_answer
 
@@ -121,7 +122,8 @@ def test_it_is_told_of_each_wait(memory):
     assert all(0 <= seconds <= 0.02 for _, seconds in told)
 
 
-def test_closing_ends_the_waiting_of_every_thread(memory):
+@pytest.mark.parametrize("end", [lambda storage: storage.close(), hurry, lambda storage: hurry(Passing(storage))])
+def test_closing_and_hurrying_end_the_waiting_of_every_thread(memory, end):
     storage, _ = patient(fails("stat", 1, times=None), memory=memory, patience=Patience(600.0, 600.0, 600.0))
     ended = []
 
@@ -135,7 +137,7 @@ def test_closing_ends_the_waiting_of_every_thread(memory):
     for thread in threads:
         thread.start()
     time.sleep(0.1)
-    storage.close()
+    end(storage)
     for thread in threads:
         thread.join(30)
     assert len(ended) == 3

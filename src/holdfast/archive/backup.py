@@ -32,7 +32,7 @@ from holdfast.errors import HoldfastError, InterruptedByUser, SnapshotMissing, S
 from holdfast.repository.format import Chunker, Entry, Snapshot, Totals
 from holdfast.repository.pages import join
 from holdfast.repository.repository import Repository, Session
-from holdfast.storage.wrappers import DryRun
+from holdfast.storage.wrappers import DryRun, hurry
 
 _TRIES = 4
 _MOST_BYTES = (1 << 63) - 1  # of a total: sparse files can claim more together than a snapshot can say
@@ -309,9 +309,14 @@ def _durable_when_interrupted(targets: list[_Target]) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        for target in targets:
-            with contextlib.suppress(HoldfastError):
-                target.session.writer.flush()
+        try:
+            for target in targets:
+                with contextlib.suppress(HoldfastError):
+                    target.session.writer.flush()
+        except KeyboardInterrupt:
+            for target in targets:
+                hurry(target.repo.storage)
+            raise
         raise InterruptedByUser(
             "The backup was interrupted.", "What was read by now is stored, and the next backup finds it."
         ) from None

@@ -28,6 +28,7 @@ from holdfast.repository.index import Location
 from holdfast.repository.pages import join, split
 from holdfast.repository.reader import ChunkReader
 from holdfast.repository.writer import worker_count
+from holdfast.storage.wrappers import hurry
 
 PLAN_PARTS = 8192
 MOST_OPEN = 200
@@ -155,6 +156,8 @@ class FileWriter:
                 done.result()
         except BaseException as e:
             self._stop = e
+            if isinstance(e, KeyboardInterrupt):
+                hurry(self._reader.storage)
             raise
         finally:
             pool.shutdown(wait=True, cancel_futures=True)

@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 from holdfast.storage.base import Storage
+from holdfast.storage.wrappers import hurry
 
 MOST_WAITING = 48 << 20
 
@@ -43,5 +44,8 @@ def answers(
             waiting.append((item, pool.submit(ask, item).result))
         while waiting:
             yield waiting.popleft()
+    except KeyboardInterrupt:
+        hurry(storage)
+        raise
     finally:
         pool.shutdown(wait=True, cancel_futures=True)

@@ -41,7 +41,7 @@ class Retrying(Passing):
         super().__init__(inner)
         self._patience = patience
         self._answered = False
-        self._closed = threading.Event()
+        self._hurry = threading.Event()
 
     def create(self) -> None:
         self._tried(self.inner.create)
@@ -104,8 +104,11 @@ class Retrying(Passing):
         return self._tried(self.inner.free_space)
 
     def close(self) -> None:
-        self._closed.set()
+        self._hurry.set()
         super().close()
+
+    def impatient(self) -> None:
+        self._hurry.set()
 
     def _is(self, name: str, parts: Sequence[Buffer]) -> bool:
         """Whether the object that is there is the one of these parts."""
@@ -137,11 +140,11 @@ class Retrying(Passing):
         )
 
     def _rest(self, seconds: float) -> None:
-        self._closed.wait(seconds)
+        self._hurry.wait(seconds)
 
     def _enough(self, state: tenacity.RetryCallState) -> bool:
         most = self._patience.later if self._answered else self._patience.first
-        return self._closed.is_set() or (state.seconds_since_start or 0.0) > most
+        return self._hurry.is_set() or (state.seconds_since_start or 0.0) > most
 
     def _tell(self, state: tenacity.RetryCallState) -> None:
         error: Any = state.outcome.exception() if state.outcome else None
