@@ -56,10 +56,10 @@ def backup(out: Output, paths: tuple[str, ...], from_stdin: bool, stdin_name: st
         raise UsageError(
             "Name the paths to back up, or give --stdin." if not paths else "Give paths or --stdin, not both."
         )
-    several, dry_run, days = len(out.apps) > 1, options["dry_run"], options["lock_days"]
+    dry_run, days = options["dry_run"], options["lock_days"]
     if days:
         out = replace(out, apps=[app.locking(days) for app in out.apps])
-    opened, failed = _opened(out, dry_run) if several else ([(out.app, _repository(out, dry_run))], [])
+    opened, failed = _opened(out, dry_run)
     request = _request(out, paths, options)
     request = replace(request, left_out=tuple(place for place, _ in failed))
     aims = [(repo, _request_for(app, repo, request, options)) for app, repo in opened]
@@ -77,10 +77,21 @@ def backup(out: Output, paths: tuple[str, ...], from_stdin: bool, stdin_name: st
     failed += [(o.place, o.failure) for o in outcomes if o.failure]
     reports = [(o.place, o.report) for o in outcomes if o.report]
     unlocked = _not_locked([repo for _, repo in opened], reports, days) if days and not dry_run else []
+    return _tell_all(out, failed, reports, unlocked, dry_run)
+
+
+def _tell_all(
+    out: Output,
+    failed: list[Failed],
+    reports: list[tuple[str, archive.Report]],
+    unlocked: list[Failed],
+    dry_run: bool,
+) -> int:
+    """What became of each repository; the exit status."""
     _tell_failures(out, failed, bool(reports))
     troubles = _tell_troubles(out, [report for _, report in reports])
     for place, report in reports:
-        _tell(out, report, dry_run, place if several else "")
+        _tell(out, report, dry_run, place if len(out.apps) > 1 else "")
     if troubles:
         out.note(f"{troubles} files could not be read as they were; everything else is in the snapshot.")
     for place, error in unlocked:
@@ -103,6 +114,8 @@ def _not_locked(repos: list[Repository], reports: list[tuple[str, archive.Report
 
 def _opened(out: Output, dry_run: bool) -> tuple[list[tuple[App, Repository]], list[Failed]]:
     """Those of several repositories that can be opened, and those that cannot; an error when none can."""
+    if len(out.apps) == 1:
+        return [(out.app, _repository(out, dry_run))], []
     opened: list[tuple[App, Repository]] = []
     failed: list[Failed] = []
     for app in out.apps:
