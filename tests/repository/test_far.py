@@ -5,6 +5,9 @@ from __future__ import annotations
 import pytest
 
 from holdfast.archive import backup, restore
+from holdfast.repository import prune
+from holdfast.repository.check import check
+from holdfast.repository.copy import copy_snapshots
 from holdfast.repository.keys import Password
 from holdfast.repository.leases import Owner
 from holdfast.repository.repository import LONG_S, create, open_repository
@@ -118,3 +121,73 @@ def test_what_is_quick_takes_no_lease_and_what_lasts_takes_one(machine, storage,
         while not [n for n in storage.objects if n.startswith("locks/")]:
             pass
     assert not [n for n in storage.objects if n.startswith("locks/")]
+
+
+def test_what_a_prune_moved_meanwhile_is_found_where_it_is_now(machine, storage, source, tmp_path):
+    """A prune that must not wait knows nothing of a reader that has only just begun."""
+    first = back_up(machine.open(), source)
+    for number in range(0, 3000, 2):
+        (source / f"d{number}" / f"f{number}").unlink()
+    second = back_up(machine.open(), source)
+    repo = machine.open()
+    with repo.reading() as reader:
+        storage.delete(f"snapshots/{first.snapshot_id}")
+        before = set(storage.objects)
+        prune.prune(machine.open(), prune.Request(now=True, max_unused=0.0))
+        assert [n for n in before - set(storage.objects) if n.startswith("data/")]
+        restore.restore(reader, second.snapshot.root, restore.Request(bytes(tmp_path / "out")))
+    assert contents(tmp_path / "out") == contents(source)
+
+
+def test_copying_finds_what_is_elsewhere_too(machine, storage, source, tmp_path):
+    back_up(machine.open(), source)
+    lost = [n for n in storage.objects if n.startswith("data/")]
+    for name in lost:
+        storage.delete(name)
+    report = back_up(machine.open(), source)
+    target = Machine(MemoryStorage(), tmp_path / "other", machine.open().owner)
+    create(target.far.inner, PASSWORD, machine.open().owner, lambda: 10**18, argon2=QUICK)
+    repo = machine.open()
+    [copied] = copy_snapshots(repo, target.open(), [s for s in repo.snapshots() if s.id == report.snapshot_id])
+    with target.open().reading() as reader:
+        root = next(s for s in target.open().snapshots() if s.id == copied.id).snapshot.root
+        restore.restore(reader, root, restore.Request(bytes(tmp_path / "out")))
+    assert contents(tmp_path / "out") == contents(source)
+
+
+@pytest.mark.parametrize("late", [True, False])
+def test_a_listing_that_lags_does_not_make_a_backup_believe_in_packs_that_are_gone(
+    machine, storage, source, monkeypatch, late
+):
+    """Only where a listing says that it may lag is each pack asked for; elsewhere a listing is the truth."""
+    monkeypatch.setattr("holdfast.repository.repository.FEW_PACKS", 0)
+    monkeypatch.setattr(Far, "lists_late", late)
+    back_up(machine.open(), source)
+    gone = list(storage.list("data"))
+    for info in gone:
+        storage.delete(info.name)
+    real = storage.list
+    monkeypatch.setattr(storage, "list", lambda f: iter([*real(f), *(gone if f == "data" else [])]))
+    report = back_up(machine.open(), source)
+    there = {n for n in storage.objects if n.startswith("data/")}
+    assert bool(there) is late
+    if late:
+        assert {f"data/{p.hex()}" for p in report.packs} <= there
+
+
+def test_a_pack_that_a_listing_does_not_name_yet_is_not_lost(machine, storage, source, monkeypatch):
+    monkeypatch.setattr("holdfast.repository.repository.FEW_PACKS", 0)
+    real = storage.list
+    monkeypatch.setattr(storage, "list", lambda f: iter([]) if f == "data" else real(f))
+    report = back_up(machine.open(), source)
+    assert report.packs
+
+
+def test_a_damaged_storage_is_seen_by_check_whatever_this_machine_has_kept(machine, storage, source, tmp_path):
+    back_up(machine.open(), source)
+    machine.open().snapshots()
+    [name] = [n for n in storage.objects if n.startswith("snapshots/")]
+    storage.overwrite(name, b"rotten")
+    assert machine.open().snapshots()
+    repo = open_repository(machine.far, PASSWORD, machine.open().owner, lambda: 10**18)  # as `check` opens it
+    assert check(repo).findings

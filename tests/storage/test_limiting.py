@@ -36,3 +36,15 @@ def test_without_a_limit_nobody_waits():
     name, data = an_object(size=10_000_000)
     storage.put(name, [data])
     assert storage.get(name) == data
+
+
+def test_leases_and_the_like_do_not_wait_behind_packs():
+    storage = Limiting(MemoryStorage(), up=1000, down=0)
+    storage.put(*_as_parts(an_object(size=50_000)))
+    began = time.monotonic()
+    storage.put(*_as_parts(an_object("locks", size=300)))
+    assert time.monotonic() - began < 10
+
+
+def _as_parts(made):
+    return made[0], [made[1]]

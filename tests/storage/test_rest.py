@@ -16,6 +16,7 @@ from holdfast.errors import (
     StorageUnavailable,
     UsageError,
 )
+from holdfast.storage.rest import _Body
 from holdfast.storage.select import Access, open_storage
 from tests.storage.writing import an_object
 from tests.support.pretender import WEB_PAGE, a_certificate, pretending
@@ -59,6 +60,29 @@ def test_a_password_in_the_address_is_used_and_never_shown():
     assert isinstance(error, StorageDenied)
     assert base64.b64decode(server.authorizations[0].split()[1]) == b"me:s3cr@t"
     assert "s3cr" not in f"{storage.place}{error}{error.hint}{storage!r}"
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "https://bob:s3cret@host/x", "HTTPS://bob:s3cret@host/x", "rest:https://bob:12/s3cret@host/x",
+        "sftp://bob:s3cret@host/x", "az://cont/pre?sig=s3cret", "gs://b/x?k=s3cret",
+        "s3://key:s3cret@host/b", "s3:https://host/b/\0s3cret", "swift://u:s3cret@x/y", "ftp://u:s3cret@host/",
+    ],
+)  # fmt: skip
+def test_what_is_refused_is_not_repeated_for_it_may_hold_a_password(address):
+    with pytest.raises(UsageError) as caught:
+        open_storage(address, Access())
+    assert "s3cret" not in f"{caught.value}{caught.value.hint}"
+
+
+def test_a_pack_goes_out_in_pieces_so_that_a_slow_line_has_time_for_each():
+    body = _Body([b"x" * 1_000_000, bytearray(300_000)])
+    assert body.size == 1_300_000
+    for _ in range(2):
+        pieces = list(body)
+        assert b"".join(pieces) == b"x" * 1_000_000 + bytes(300_000)
+        assert max(map(len, pieces)) <= 128 << 10
 
 
 def test_user_and_password_come_from_the_environment():

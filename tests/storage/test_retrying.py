@@ -11,7 +11,16 @@ from holdfast.errors import ObjectExists, StorageDenied, StorageUnavailable
 from holdfast.storage.retrying import Patience, Retrying
 from holdfast.storage.wrappers import Passing, hurry
 from tests.storage.writing import an_object
-from tests.support.storages import Counting, MemoryStorage, Misbehaving, breaks_listing, fails, list_of, loses_answer
+from tests.support.storages import (
+    Counting,
+    MemoryStorage,
+    Misbehaving,
+    breaks_listing,
+    does,
+    fails,
+    list_of,
+    loses_answer,
+)
 
 QUICK = Patience(first=2.0, later=5.0, longest=0.02)
 
@@ -74,6 +83,22 @@ def test_what_somebody_else_stored_while_ones_own_put_failed_is_not_ones_own(mem
     memory.put("config", [other])
     with pytest.raises(ObjectExists):
         storage.put("config", [b"my own content, the same size."])
+
+
+def test_what_is_there_in_part_after_a_put_that_broke_is_waited_for(memory):
+    """As on a server that shows objects while they come: it goes away again, or becomes whole."""
+    name, data = an_object()
+
+    def leave_a_part():
+        memory.overwrite(name, data[:10])
+
+    def clear():
+        memory.delete(name)
+
+    faults = fails("put", 1), does("put", leave_a_part, 2), does("put", clear, 4)
+    storage, _ = patient(*faults, memory=memory)
+    storage.put(name, [data])
+    assert memory.objects == {name: data}
 
 
 def test_a_listing_that_breaks_off_goes_on_and_names_nothing_twice(memory):

@@ -28,6 +28,8 @@ _Infos = list[ObjectInfo]  # inside the classes ``list`` is a method
 class MemoryStorage:
     """The contract in memory. ``now_ns`` is its clock, to be set; ``capacity``: bytes it holds at most, None: any."""
 
+    lists_late = False
+
     def __init__(self, place: str = "memory", *, now_ns: int = 1_700_000_000_000_000_000) -> None:
         self._place, self.now_ns = place, now_ns
         self._objects: dict[str, tuple[bytes, int]] = {}
@@ -136,6 +138,10 @@ class Passing:
     @property
     def connections(self) -> int:
         return self.inner.connections
+
+    @property
+    def lists_late(self) -> bool:
+        return self.inner.lists_late
 
     def create(self) -> None:
         self.inner.create()

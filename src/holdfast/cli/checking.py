@@ -34,7 +34,7 @@ def check(out: Output, read_data: str) -> int:
     """
     state: list[Any] = [0, 0, ""]
     part = parse_percent(read_data)
-    repo = out.open()
+    repo = out.app.uncached().open()  # what this machine keeps of it proves nothing
     with progress_bar(out, "Checking", lambda: (state[1], state[2], "")):
         report = room.check(repo, read_data=part, tick=lambda what, d, n: state.__setitem__(slice(0, 3), [what, d, n]))
     for finding in report.findings:
@@ -75,7 +75,7 @@ def repair(out: Output, what: str, dry_run: bool) -> int:
     """Mend the repository: write the index anew from the packs, save what is whole out of damaged packs, and replace
     snapshots that lost files by ones without them. Copy the repository first if you can.
     """
-    repo = out.open(dry_run=dry_run)
+    repo = out.app.uncached().open(dry_run=dry_run)
     if what != "index":
         repo.secrets.need_private(f"repair {'packs and snapshots' if what == 'all' else what}")
     steps = {"index": mending.repair_index, "packs": mending.repair_packs, "snapshots": mending.repair_snapshots}

@@ -10,7 +10,7 @@ from holdfast.storage.measuring import Figure
 
 @command("bench-storage")
 @click.argument("place", metavar="PLACE")
-@click.option("--packs", type=click.IntRange(1, 10_000), default=8, show_default=True, help="Packs of 16 MiB to store.")
+@click.option("--packs", type=click.IntRange(1, 64), default=8, show_default=True, help="Packs of 16 MiB to store.")
 def bench_storage(out: Output, place: str, packs: int) -> int:
     """Measure how quick a storage is: latency, put, get, list.
 

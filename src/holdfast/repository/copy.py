@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import msgspec
 from borghash import HashTable
 
-from holdfast.errors import Damaged, StorageUnavailable
+from holdfast.errors import Damaged, StorageDenied, StorageError, StorageUnavailable
 from holdfast.repository.contents import ContentList, hole_length, items_of
 from holdfast.repository.format import ID_SIZE, KIND_DATA, Entry, Snapshot, Totals
 from holdfast.repository.index import PENDING, Index
@@ -163,7 +163,20 @@ class _Copier:
 
         with contextlib.closing(answers(storage, sorted(wanted), get, size)) as blocks:
             for (pack, block), sealed in blocks:
-                self._copy_block(pack, block, sealed(), wanted[pack, block])
+                try:
+                    self._copy_block(pack, block, sealed(), wanted[pack, block])
+                except (StorageUnavailable, StorageDenied):
+                    raise
+                except StorageError:  # the pack is gone or cut short; its chunks may be elsewhere
+                    self._copy_chunks_of(wanted[pack, block])
+
+    def _copy_chunks_of(self, wanted: set[bytes]) -> None:
+        writer, index = self._session.writer, self._session.index
+        for chunk_id in wanted:
+            content = self._reader.read(chunk_id)
+            new_id = writer.chunk_id(content)
+            self._add(new_id, memoryview(content), index)
+            self._ids[chunk_id] = new_id
 
     def _copy_block(self, pack: int, block: int, sealed: bytes, wanted: set[bytes]) -> None:
         reader, writer, index = self._reader, self._session.writer, self._session.index

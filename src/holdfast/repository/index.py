@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import threading
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from struct import Struct
@@ -52,6 +53,7 @@ class Index:
         self._table = HashTable(key_size=ID_SIZE, value_size=_VALUE.size, max_load_factor=0.75)
         self.packs: list[PackRecord] = []
         self._numbers: dict[bytes, int] = {}
+        self._adding = threading.Lock()
 
     def __len__(self) -> int:
         return len(self._table)
@@ -80,11 +82,12 @@ class Index:
         """Take a pack's chunks in; its number. A chunk that is in several packs is found in the one added last, but
         never in a ``weak`` one when it is elsewhere too.
         """
-        known = self._numbers.get(record.name)
-        if known is not None:
-            return known
-        number = self._numbers[record.name] = len(self.packs)
-        self.packs.append(record if self._contents else _slim(record))
+        with self._adding:  # several packs may come to be stored at the same moment
+            known = self._numbers.get(record.name)
+            if known is not None:
+                return known
+            number = self._numbers[record.name] = len(self.packs)
+            self.packs.append(record if self._contents else _slim(record))
         put = self._table.setdefault if weak else self._table.__setitem__
         ids, pack_value, at = record.ids, _VALUE.pack, 0
         for block, lengths in enumerate(lengths_by_block(record)):
@@ -94,6 +97,16 @@ class Index:
                 where += length << 24
                 at += ID_SIZE
         return number
+
+    def found_in(self, pack: int, block: int) -> list[tuple[bytes, Location]]:
+        """The chunks that are found in that block of that pack. It takes a look at every chunk there is."""
+        head = _VALUE.pack(pack, block << 48)[:6]
+        return [
+            (chunk_id, Location(pack, block, where >> 24 & 0xFFFFFF, where & 0xFFFFFF))
+            for chunk_id, value in self._table.items()
+            if value[:6] == head
+            for where in (_VALUE.unpack(value)[1],)
+        ]
 
     def drop_packs(self, names: Collection[bytes]) -> None:
         """Forget those packs: a chunk that was found in one of them is absent from now on. Numbers stay as they are."""
@@ -229,7 +242,8 @@ class _Loader:
             self._look()
         read = functools.partial(read_index_object, self._storage, self._secrets)
         loaded.objects = {info.name: info.size for info in infos}
-        for name, content_of in answers(self._storage, [i.name for i in infos if i.name not in superseded], read):
+        names = [i.name for i in infos if i.name not in superseded]
+        for name, content_of in answers(self._storage, names, read, lambda n: 8 * loaded.objects[n]):
             if name in superseded:
                 continue
             try:
@@ -239,9 +253,9 @@ class _Loader:
             except (Damaged, StorageError) as e:
                 loaded.damaged[name] = str(e)
                 continue
-            names = {f"index/{n.hex()}" for n in content.supersedes}
-            superseded.update(names)
-            if not names.isdisjoint(loaded.packs):
+            older = {f"index/{n.hex()}" for n in content.supersedes}
+            superseded.update(older)
+            if not older.isdisjoint(loaded.packs):
                 return None
             loaded.packs[name] = [record.name for record in content.packs]
             for record in content.packs:

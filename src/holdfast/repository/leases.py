@@ -20,6 +20,7 @@ from holdfast.errors import Busy, Damaged, ObjectMissing, StorageDenied, Storage
 from holdfast.repository.crypto import Secrets, object_digest
 from holdfast.repository.format import NO_SENSE, Condemned, Lease
 from holdfast.storage.base import ObjectInfo, Storage
+from holdfast.storage.wrappers import hurry
 
 PURPOSE = b"locks"
 LEASE_LIFE_S = 30 * 60
@@ -132,6 +133,9 @@ class Leases:
         refresher.start()
         try:
             yield hold
+        except BaseException:
+            hurry(self.storage)  # a lease ends by itself: nobody waits for a storage that is gone, once more
+            raise
         finally:
             hold.drop()
 

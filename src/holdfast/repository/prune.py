@@ -130,7 +130,8 @@ def _refuse_company(repo: Repository, hold: Hold) -> None:
         if name != hold.name:
             raise Busy(
                 f"Somebody else is at work: {describe(lease)}.",
-                "Run prune without --now: it does not disturb others, and a later run frees the space.",
+                "Run prune without --now: it does not disturb others, and a later run frees the space. A damaged lock,"
+                " which nobody can end, goes with `holdfast repair index`.",
             )
 
 

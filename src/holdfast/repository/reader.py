@@ -106,17 +106,15 @@ class ChunkReader:
             return self._elsewhere(seen, pack, number, e)
 
     def _elsewhere(self, seen: Loaded, pack: int, number: int, error: StorageError) -> bytes:
-        """A block of a pack that is not there or cut short, out of other packs; a chunk that is in none of them stays
-        zeros, which no id fits. The error, when there is nothing else.
+        """A block of a pack that is not there (lost, or pruned since the index was read) or cut short, out of other
+        packs; a chunk that is in none of them stays zeros, which no id fits. The error, when there is nothing else.
         """
-        record = seen.lost.get(self._index.packs[pack].name)
-        if record is None:
-            raise error
-        chunks = [(i, where) for i, where in chunks_of(record) if where.block == number]
-        block = bytearray(sum(where.length for _, where in chunks))
+        chunks, name = self._index.found_in(pack, number), self._index.packs[pack].name
+        block = bytearray(max((where.offset + where.length for _, where in chunks), default=0))
         other, found = ChunkReader(self.storage, self._secrets, seen.index), False
         for chunk_id, where in chunks:
-            if seen.index.find(chunk_id) is not None:
+            there = seen.index.find(chunk_id)
+            if there is not None and seen.index.packs[there.pack].name != name:
                 block[where.offset : where.offset + where.length] = other.read(chunk_id)
                 found = True
         if not found:

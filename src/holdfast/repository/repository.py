@@ -35,6 +35,7 @@ from holdfast.repository.reader import BLOCK_CACHE, ChunkReader
 from holdfast.repository.snapshots import Stored, put_snapshot, read_snapshots
 from holdfast.repository.writer import ChunkWriter
 from holdfast.storage.base import CONFIG, Storage
+from holdfast.storage.parallel import answers
 
 FORMAT = "holdfast repository"
 CONFIG_MOST = 64 << 10
@@ -133,14 +134,15 @@ class Session:
         return {r.name for r in records if r.name in condemned or sizes.get(pack_name(r)) != r.size}
 
     def _sizes(self, names: list[str]) -> dict[str, int]:
-        """What storage has of these packs: each asked for, or all listed where that is less to ask."""
-        storage = self.repository.storage
-        if len(names) > FEW_PACKS:
-            return {i.name: i.size for i in storage.list("data")}
-        found: dict[str, int] = {}
-        for name in names:
+        """What storage has of these packs: each asked for, or all listed where that is less to ask and can be believed.
+        What a listing lacks is asked for.
+        """
+        storage, found = self.repository.storage, dict[str, int]()
+        if len(names) > FEW_PACKS and not storage.lists_late:
+            found = {i.name: i.size for i in storage.list("data")}
+        for name, info in answers(storage, [n for n in names if n not in found], storage.stat):
             with contextlib.suppress(ObjectMissing):
-                found[name] = storage.stat(name).size
+                found[name] = info().size
         return found
 
     def drop(self, packs: set[bytes]) -> None:

@@ -53,6 +53,11 @@ class Storage(Protocol):
         """How many calls are worth making at once: 1 for a folder, more where each of them waits for a network."""
         ...
 
+    @property
+    def lists_late(self) -> bool:
+        """Whether a listing may lag behind: name what was deleted, or not name what was stored, just before."""
+        ...
+
     def create(self) -> None:
         """Make what objects will need (folders, a container); what is there already is kept."""
         ...

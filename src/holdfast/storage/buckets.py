@@ -79,7 +79,7 @@ def open_at(address: str, access: Access) -> BucketStorage:
     prefix = ((found[2] or "") if found else "").strip("/")
     if not found or (prefix and not {"", ".", ".."}.isdisjoint(prefix.split("/"))):
         raise UsageError(
-            f"{address!r} is not the address of a bucket.",
+            f"That is not the address of a bucket with {kind}:.",
             f"It is written {kind}://BUCKET/PREFIX; a prefix has letters, digits, spaces and ._- only.",
         )
     try:
@@ -120,6 +120,8 @@ def _on_the_way(url: str, access: Access) -> Any:
 
 class BucketStorage:
     """Over one store of obstore. ``kind``: gs or az. ``prefix``: empty, or ends in ``/``."""
+
+    lists_late = False
 
     def __init__(self, store: Any, kind: str, bucket: str, prefix: str, connections: int) -> None:
         self._store, self._server, self._bucket = store, _SERVERS[kind], bucket

@@ -13,6 +13,8 @@ from collections.abc import Sequence
 from holdfast.storage.base import Buffer, Storage
 from holdfast.storage.wrappers import Passing
 
+_SMALL = 16 << 10  # bytes: leases and the like do not wait behind packs
+
 
 class Allowance:
     """Bytes that may pass, at so many a second; 0: as many as there are."""
@@ -24,7 +26,7 @@ class Allowance:
 
     def take(self, size: int) -> None:
         """Wait until everything before is allowed; then this is on its way."""
-        if not self._rate:
+        if not self._rate or size < _SMALL:
             return
         with self._lock:
             now = time.monotonic()

@@ -50,6 +50,8 @@ _LEFT_OVER_NS = 24 * 3600 * 1_000_000_000  # a file in tmp/ this old belongs to 
 class LocalStorage:
     """See the module. ``create`` makes the folders; opening a folder that is not there is fine until it is used."""
 
+    lists_late = False
+
     def __init__(self, root: str | os.PathLike[str]) -> None:
         self._root = os.path.abspath(os.fspath(root))
         self._settled: set[str] = set()  # folders whose own entry is known to be durable

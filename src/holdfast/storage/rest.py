@@ -38,7 +38,7 @@ _V2 = "application/vnd.x.restic.rest.v2"
 _STORED = "x-stored-ns"  # a vault's answer to HEAD: when the object was stored
 _CONNECT_S, _SILENCE_S = 15.0, 120.0
 _LIST_MOST = 1 << 30  # bytes of a listing
-_SECOND_NS = 1_000_000_000
+_PIECE = 128 << 10
 _PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})
 _SPELLING = "It is written rest:https://HOST/PATH, or https://HOST/NAME for a vault."
 
@@ -60,7 +60,7 @@ def open_at(address: str, access: Access) -> RestStorage:
         host, _ = parts.hostname, parts.port
     except ValueError:
         host, parts = None, urlsplit("")
-    if parts.scheme not in ("http", "https") or not host or parts.query or parts.fragment:
+    if parts.scheme not in ("http", "https") or not host or parts.query or parts.fragment or "@" in parts.path:
         raise UsageError("The address of a REST server is not understood.", _SPELLING)
     origin = parts.netloc.rpartition("@")[2]
     url = f"{parts.scheme}://{origin}{parts.path.rstrip('/')}/"
@@ -75,15 +75,23 @@ def _vault_at(address: str, access: Access) -> RestStorage:
     found = access.login(address)
     if found is None:
         raise UsageError(
-            f"You are not logged in to the server of {address.partition('?')[0]}.",
+            f"You are not logged in to {_host_of(address)}.",
             "Run `holdfast login https://…` first; another program's REST server is written rest:https://…",
         )
     server, login = found
     names = [unquote(n) for n in address.removeprefix(server).strip("/").split("/")]
     if len(names) not in (1, 2) or not all(names):
-        raise UsageError(f"{address} names no vault.", f"It is written {server}/NAME, or {server}/OWNER/NAME.")
+        raise UsageError("The address names no vault.", f"It is written {server}/NAME, or {server}/OWNER/NAME.")
     url = f"{server}/vault/{'/'.join(quote(n, safe='') for n in names)}/"
     return RestStorage(f"{server}/{'/'.join(names)}", _client(url, access, _Bearer(login)), access.connections)
+
+
+def _host_of(address: str) -> str:
+    """The server of an address, without what must not be shown."""
+    try:
+        return urlsplit(address).hostname or "that server"
+    except ValueError:
+        return "that server"
 
 
 def _client(url: str, access: Access, auth: httpx2.Auth | None) -> httpx2.Client:
@@ -127,12 +135,16 @@ class _Body:
         self.size = sum(len(p) for p in self._parts)
 
     def __iter__(self) -> Iterator[bytes]:
-        # httpx passes the views on as they are: a pack is not copied.
-        yield from self._parts  # type: ignore[misc]
+        # In pieces, each of which has to be taken in time: a whole pack may take a slow line many minutes.
+        for part in self._parts:
+            for at in range(0, len(part), _PIECE):
+                yield part[at : at + _PIECE]  # type: ignore[misc]
 
 
 class RestStorage:
     """See the module. ``place`` is what people see of it; the client's base ends with a slash."""
+
+    lists_late = False
 
     def __init__(self, place: str, client: httpx2.Client, connections: int) -> None:
         self._place, self._client, self.connections = place, client, connections

@@ -14,8 +14,8 @@ from typing import Any, TypeVar
 
 import tenacity
 
-from holdfast.errors import ObjectExists, StorageUnavailable
-from holdfast.storage.base import Buffer, ObjectInfo, Storage
+from holdfast.errors import ObjectExists, ObjectMissing, StorageUnavailable
+from holdfast.storage.base import CONFIG, Buffer, ObjectInfo, Storage
 from holdfast.storage.wrappers import Passing
 
 T = TypeVar("T")
@@ -55,7 +55,7 @@ class Retrying(Passing):
                 self.inner.put(name, parts)
             except ObjectExists:
                 if not doubtful or not self._is(name, parts):
-                    raise
+                    raise  # somebody else's
             except StorageUnavailable:
                 doubtful = True
                 raise
@@ -113,7 +113,13 @@ class Retrying(Passing):
     def _is(self, name: str, parts: Sequence[Buffer]) -> bool:
         """Whether the object that is there is the one of these parts."""
         size = sum(memoryview(p).nbytes for p in parts)
-        if self.inner.stat(name).size != size:
+        try:
+            there = self.inner.stat(name).size
+        except ObjectMissing:
+            there = 0
+        if there < size and name != CONFIG:  # names are the content's hash: what is shorter is still coming, or going
+            raise StorageUnavailable(f"{self.place}: {name} is there in part.", "It is stored when it is whole.")
+        if there != size:
             return False
         return size > _COMPARED or self.inner.get(name) == b"".join(memoryview(p).cast("B") for p in parts)
 

@@ -54,6 +54,8 @@ def open_at(address: str, access: Access) -> S3Storage:
 class S3Storage:
     """See the module. Nothing is asked of anybody before the first call."""
 
+    lists_late = False
+
     def __init__(self, address: S3Address, access: Access) -> None:
         self._address, self._access = address, access
         self._lock, self._class = lock_of(access), access.get("HOLDFAST_S3_STORAGE_CLASS")

@@ -93,9 +93,9 @@ def parse(address: str, access: Access) -> S3Address:
         raise UsageError(f"The file of certificates {ca_file!r} is not there.", f"Check {' and '.join(_CA_FILES)}.")
     prefix = prefix.strip("/")
     if not _BUCKET.fullmatch(bucket):
-        raise UsageError(f"{address!r} names no bucket of S3.", _SPELLING)
+        raise UsageError("The address names no bucket of S3.", _SPELLING)
     if prefix and (not prefix.isprintable() or not {"", ".", ".."}.isdisjoint(prefix.split("/"))):
-        raise UsageError(f"What follows the bucket in {address!r} is not a plain path.", _SPELLING)
+        raise UsageError("What follows the bucket in the address is not a plain path.", _SPELLING)
     return S3Address(bucket, f"{prefix}/" if prefix else "", endpoint, region, _style(endpoint, access))
 
 

@@ -35,7 +35,7 @@ _MODULES = {
     "sftp": "sftp",
     **dict.fromkeys(("rest", "http", "https"), "rest"),
 }
-_SCHEME = re.compile(r"([a-z][a-z0-9+]*):")
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+]*):")
 
 
 class Login(Protocol):

@@ -74,6 +74,8 @@ class SftpStorage:
     life the other side counts as gone.
     """
 
+    lists_late = False
+
     def __init__(self, target: Target, access: Access, *, patience_s: float = 120.0, keepalive_s: float = 30.0) -> None:
         self.connections = access.connections
         self._target = target

@@ -95,7 +95,7 @@ def read_address(address: str) -> Target:
     path = path.rstrip("/") or path[:1]
     port = int(found.groupdict().get("port") or 0) if found else 0
     if not found or not path or not path.isprintable() or port > 65535:
-        raise UsageError(f"{address!r} is not an sftp: address that names a machine and a folder.", _HOW)
+        raise UsageError("That is not an sftp: address that names a machine and a folder.", _HOW)
     return Target(found["host"].strip("[]"), path, found["user"] or "", port)
 
 
@@ -118,7 +118,9 @@ class Connection:
                 sftp = await ssh.start_sftp_client(path_encoding=None)
         except BaseException as e:
             ssh.abort()
-            if not isinstance(e, (*_CUT, asyncssh.SFTPError, OSError)):
+            if isinstance(e, asyncssh.ConnectionLost | OSError):
+                raise StorageUnavailable(f"The connection to {target.machine} broke while it was made.") from e
+            if not isinstance(e, (*_CUT, asyncssh.SFTPError)):
                 raise
             raise StorageError(
                 f"The SSH server at {target.machine} does not open an SFTP session.",

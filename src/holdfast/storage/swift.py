@@ -94,6 +94,8 @@ def _container_and_prefix(address: str) -> tuple[str, str]:
 class SwiftStorage:
     """See the module. Nothing is asked of the network before the first call."""
 
+    lists_late = True
+
     def __init__(self, container: str, prefix: str, login: Login, access: Access) -> None:
         self._container, self._login = container, login
         self._prefix = f"{prefix}/" if prefix else ""

@@ -21,6 +21,10 @@ class Passing:
     def connections(self) -> int:
         return self.inner.connections
 
+    @property
+    def lists_late(self) -> bool:
+        return self.inner.lists_late
+
     def create(self) -> None:
         self.inner.create()
 

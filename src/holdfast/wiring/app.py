@@ -72,6 +72,10 @@ class App:
     def owner(self) -> Owner:
         return machine_owner(self.settings.host)
 
+    def uncached(self) -> App:
+        """The same, seeing what is in the storage itself."""
+        return replace(self, settings=msgspec.structs.replace(self.settings, cache=False))
+
     def storage(self, address: str = "", *, dry_run: bool = False) -> Storage:
         found = storage_at(address or self.address, self.settings, self.tell)
         return DryRun(found) if dry_run else found
