@@ -234,3 +234,21 @@ def test_a_servers_file_that_is_damaged_is_said(home: Home) -> None:
     assert "is damaged" in home.call("manifest", "list", status=2).error
     os.unlink(home.file)
     assert "Say which server" in home.call("manifest", "list", status=2).error
+
+
+def test_after_logging_in_a_name_behind_the_servers_address_is_a_vault(server: Running, inside: Home) -> None:
+    commands = inside.commands(Commands)
+    commands.more = {**commands.more, "HOLDFAST_PASSWORD": "what it encrypts with", "HOLDFAST_KEY_FILE": ""}
+    source = inside.folder / "source"
+    source.mkdir()
+    (source / "file").write_text("content")
+    place = f"{server.url}/laptop"
+    commands("-r", place, "init")
+    inside.change(expires_ns=0)  # the token is renewed for it
+    commands("-r", place, "backup", source)
+    inside.change(access_token="hfa_that-the-server-takes-no-more")
+    commands("-r", place, "restore", "latest", "--target", inside.folder / "out")
+    assert (inside.folder / "out" / "file").read_text() == "content"
+    commands("logout", server.url)
+    done = commands("-r", place, "snapshots", status=2)
+    assert "holdfast login" in done.error
