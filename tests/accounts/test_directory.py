@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 from typing import Any, Literal
 
@@ -9,14 +10,15 @@ import pytest
 import sqlalchemy as sa
 from argon2 import PasswordHasher
 
-from holdfast.accounts.directory import SESSION_S, Directory
+from holdfast.accounts.directory import OAUTH, SESSION_S, TOKEN, Directory
 from holdfast.accounts.guard import FORGET_S, LONGEST_PAUSE_S, MOST, MOST_FROM_ADDRESS, source_of
 from holdfast.accounts.passwords import Passwords
 from holdfast.accounts.scopes import ALL_SCOPES, USER_SCOPES
-from holdfast.catalog import people
+from holdfast.catalog import people, vaults
 from holdfast.catalog.database import Database
 from holdfast.errors import (
     AccountExists,
+    Contradiction,
     Forbidden,
     NoAccount,
     NotLoggedIn,
@@ -127,6 +129,59 @@ def test_a_user_sees_himself_and_nobody_else(house: House) -> None:
 def test_what_is_for_administrators_is_not_for_users(house: House, act: Any) -> None:
     with pytest.raises(Forbidden, match="admin"):
         act(house.directory, house.user("ann"))
+
+
+@pytest.mark.parametrize("via", [TOKEN, OAUTH])
+@pytest.mark.parametrize(
+    "act",
+    [
+        lambda d, by: d.delete(by, "ann"),
+        lambda d, by: d.change(by, "ann", {"password": "another password"}),
+        lambda d, by: d.change(by, "ann", {"email": "eve@example.org"}),  # an outside provider's log-ins go by it
+        lambda d, by: d.change(by, "ann", {"role": "admin"}),
+        lambda d, by: d.create(by, "eve", PASSWORD, role="admin"),
+    ],
+)
+def test_a_token_that_got_out_becomes_nobody_else_and_deletes_nobody(house: House, act: Any, via: str) -> None:
+    house.user("ann")
+    token = dataclasses.replace(house.admin, via=via)
+    with pytest.raises(Forbidden, match="A token may not"):
+        act(house.directory, token)
+    assert house.directory.change(token, "ann", {"quota_bytes": 5, "disabled": True}).disabled
+    assert house.directory.create(token, "ben", PASSWORD).role == "user"
+    act(house.directory, house.admin)
+
+
+def test_an_account_with_append_only_vaults_stays_and_its_vaults_are_noted_when_they_go(house: House) -> None:
+    ann = house.user("ann")
+    with house.database.writing() as c:
+        for number in range(7):
+            vaults.add_vault(
+                c, ann.account, f"v{number}", folder=f"f{number}", quota_bytes=None, append_only=number < 6,
+                created_ns=1,
+            )  # fmt: skip
+    with pytest.raises(Contradiction, match="ann has append-only vaults: v0, v1, v2, v3, v4 and 1 more"):
+        house.directory.delete(house.admin, "ann")
+    assert house.directory.account(house.admin, "ann").username == "ann"
+    with house.database.writing() as c:
+        for vault in vaults.list_vaults(c, ann.account):
+            vaults.change_vault(c, vault.id, append_only=False)
+    house.directory.delete(house.admin, "ann")
+    noted = [e for e in house.directory.audit(house.admin) if e.action == "vault deleted"]
+    assert sorted(e.subject for e in noted) == [f"ann/v{number}" for number in range(7)]
+    assert {(e.actor, e.detail) for e in noted} == {("admin", "with its account, 0 bytes, 0 objects")}
+
+
+@pytest.mark.parametrize("password", ["hft_password", "hft_" + "x" * 43])
+def test_no_password_is_set_that_looks_like_a_token(house: House, password: str) -> None:
+    ann = house.user("ann")
+    for act in (
+        lambda: house.directory.create(house.admin, "ben", password),
+        lambda: house.directory.change(house.admin, "ann", {"password": password}),
+        lambda: house.directory.change_own_password(ann, PASSWORD, password),
+    ):
+        with pytest.raises(UsageError, match="hft_"):
+            act()
 
 
 @pytest.mark.parametrize("act", [lambda h: h.directory.delete(h.admin, "admin"),

@@ -245,10 +245,40 @@ def test_a_disabled_account_is_out_at_once(people: People):
             assert client.get(f"{vault}data/").status_code == 401
 
 
+def test_a_token_that_has_ended_shuts_nobody_out_however_often_it_is_shown(people: People, vault: str):
+    made = people.ann.person.post("/accounts/tokens", json={"name": "t", "scopes": ["vaults:read"]}).json()
+    people.ann.person.delete(f"/accounts/tokens/{made['id']}")
+    for token in (made["token"], people.bob.token):
+        with people.ann.server.client(people.ann.name, token) as cron:
+            assert {cron.get(f"{vault}data/").status_code for _ in range(15)} == {401}
+    with people.ann.server.client(people.ann.name, PASSWORD) as ann:
+        assert ann.get("/accounts/me").status_code == 200
+
+
+FOREIGN = [
+    {"Origin": "http://evil.example", "Sec-Fetch-Site": "cross-site"},
+    {"Origin": "http://evil.example"},
+    {"Origin": "null"},
+    {"Sec-Fetch-Site": "cross-site"},
+    {"Sec-Fetch-Site": "same-site"},
+]
+
+
+@pytest.mark.parametrize("headers", FOREIGN)
+def test_a_foreign_page_has_a_browser_that_knows_the_password_change_nothing(people: People, headers: dict[str, str]):
+    with people.ann.server.client(people.ann.name, PASSWORD) as browser:
+        for method, path in (("POST", "/vault/forged/?create=true"), ("DELETE", "/vault/forged/")):
+            assert code(browser.request(method, path, headers=headers)) == (403, "forbidden")
+        assert browser.get("/vault/forged/data/").status_code == 404
+        own = {"Origin": people.ann.server.url, "Sec-Fetch-Site": "same-origin"}
+        assert browser.post("/vault/forged/?create=true", headers=own).status_code == 200
+        assert people.ann.program.delete("/vault/forged/", headers=headers).status_code == 200  # no browser sends those
+
+
 def test_wrong_passwords_are_slowed_down_on_this_way_too(tmp_path_factory: pytest.TempPathFactory):
     with running(tmp_path_factory.mktemp("guarded")) as server, contextlib.closing(person(server)) as ann:
         vault = ann.vault()
-        with server.client(ann.name, "hft_" + "x" * 43) as guesser:
+        with server.client(ann.name, "hft_guess") as guesser:
             answers = [guesser.get(f"{vault}data/").status_code for _ in range(12)]
         assert answers[:10] == [401] * 10 and answers[-1] == 429
         with server.client(ann.name, PASSWORD) as right:
@@ -280,6 +310,23 @@ def test_vaults_go_with_their_account(people: People):
         people.admin.post("/accounts/users", json={"username": carl.name, "password": PASSWORD})
         with carl.server.client(carl.name, PASSWORD) as again:
             assert again.get(f"{vault}data/").status_code == 404 and again.get("/vaults").json() == {"vaults": []}
+
+
+def test_an_account_with_an_append_only_vault_is_not_deleted_by_anybody(people: People):
+    with contextlib.closing(person(people.ann.server)) as carl:
+        vault = carl.vault("backups", append_only=True)
+        admin_token = people.admin.post("/accounts/tokens", json={"name": "t", "scopes": ["admin"]}).json()["token"]
+        with carl.server.with_token(admin_token) as stolen:
+            assert code(stolen.delete(f"/accounts/users/{carl.name}")) == (403, "forbidden")
+            changed = stolen.patch(f"/accounts/users/{carl.name}", json={"password": "another password"})
+            assert code(changed) == (403, "forbidden")
+        refused = people.admin.delete(f"/accounts/users/{carl.name}")
+        assert code(refused) == (409, "contradiction") and "backups" in refused.text
+        assert listed(carl.program, vault) == {}
+        carl.person.patch(f"/vaults{vault[6:-1]}", json={"append_only": False})
+        assert people.admin.delete(f"/accounts/users/{carl.name}").status_code == 204
+        noted = people.admin.get("/accounts/audit").json()["entries"]
+        assert ("vault deleted", vault[7:-1]) in [(e["action"], e["subject"]) for e in noted]
 
 
 def test_an_account_has_so_many_vaults_and_no_more(people: People):

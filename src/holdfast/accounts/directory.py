@@ -2,7 +2,9 @@
 
 What is promised: what may not be done is refused here, whichever face asked; nobody learns from an answer, or from
 how long it takes, whether an account exists; the last administrator stays; tokens and session keys are shown once and
-kept as digests; everything that changes an account stands in the audit log, written in the same transaction.
+kept as digests; everything that changes an account stands in the audit log, written in the same transaction; a token
+that got out, whatever its scopes, makes nobody an administrator, lets nobody log in to somebody else's account, and
+deletes none.
 """
 
 from __future__ import annotations
@@ -19,10 +21,11 @@ from typing import Any
 from holdfast.accounts import guard
 from holdfast.accounts.passwords import Passwords, Proofs
 from holdfast.accounts.scopes import ADMIN, checked, scopes_of
-from holdfast.catalog import grants, people
+from holdfast.catalog import grants, people, vaults
 from holdfast.catalog.database import Connection, Database
+from holdfast.catalog.holdings import hold_accounts
 from holdfast.catalog.people import Account, AuditEntry, Token
-from holdfast.errors import AccountExists, Forbidden, NoAccount, NotLoggedIn, QuotaFull, UsageError
+from holdfast.errors import AccountExists, Contradiction, Forbidden, NoAccount, NotLoggedIn, QuotaFull, UsageError
 
 ROLES = ("admin", "user")
 SESSION_S = 12 * 3600
@@ -31,12 +34,17 @@ TOKEN_PREFIX = "hft_"  # so that a leaked token is known for one
 MOST_AUDIT = 1000
 MOST_TOKENS = 100  # of one account
 LONGEST_LIFE_S = 100 * 366 * 86400  # of a token that expires
+_TOKEN = re.compile(TOKEN_PREFIX + r"[A-Za-z0-9_-]{43}")
 _SECOND = 1_000_000_000
 _USE_NOTED_EVERY_NS = 60 * _SECOND
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
 _WRONG = "The user name or the password is wrong."
 _ENDED = "The log-in is unknown, has ended, or was revoked."
 _LONGEST_TEXT = 255
+_NAMED = 5  # so many vaults a sentence names
+_ONLY_A_PERSON = {  # gives what it would be to log in as somebody else; an outside provider's log-ins go by the email
+    "password": "set a password", "role": "change a role", "email": "change an email"
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -85,7 +93,7 @@ class Directory:
             if people.list_accounts(c):
                 return None
         password = password or secrets.token_urlsafe(15)
-        hashed = self._passwords.hash(password)
+        hashed = self._hashed(password)
         with self._writing() as c:
             if people.list_accounts(c):
                 return None
@@ -95,10 +103,12 @@ class Directory:
     def create(
         self, by: Identity, username: str, password: str, *, email: str = "", name: str = "", role: str = "user"
     ) -> Account:
-        """A new account. AccountExists when the name is taken."""
+        """A new account. AccountExists when the name is taken. Only a person makes an administrator."""
         by.demand(ADMIN)
+        if role == "admin":
+            by.demand_person("make an administrator")
         fields = {"username": _username(username), **_details({"email": email, "name": name, "role": role})}
-        hashed = self._passwords.hash(password)
+        hashed = self._hashed(password)
         with self._writing() as c:
             return self._add(c, by.username, by.address, **fields, password=hashed)
 
@@ -116,14 +126,15 @@ class Directory:
         """Change ``email``, ``name``, ``role``, ``disabled``, ``password``, ``quota_bytes`` or ``quota_objects``.
 
         A disabled account, and one whose password was changed, is logged out everywhere, and whatever it allowed
-        OAuth2 clients has ended.
+        OAuth2 clients has ended. Only a person changes by what, or as what, somebody logs in.
         """
         by.demand(ADMIN)
-        if "password" in changes and username == by.username:
-            by.demand_person("change its account's password")
+        for key, what in _ONLY_A_PERSON.items():
+            if key in changes:
+                by.demand_person(what)
         fields = _details({k: v for k, v in changes.items() if k != "password"})
         if "password" in changes:
-            fields["password"] = self._passwords.hash(changes["password"])
+            fields["password"] = self._hashed(changes["password"])
         with self._writing() as c:
             found = self._named(c, username)
             if fields.get("disabled") or fields.get("role", "admin") != "admin":
@@ -137,12 +148,19 @@ class Directory:
             return self._named(c, username)
 
     def delete(self, by: Identity, username: str) -> None:
-        """Remove an account, its tokens and sessions."""
+        """Remove an account, its tokens, sessions and vaults. Contradiction while one of those is append-only."""
         by.demand(ADMIN)
+        by.demand_person("delete an account")
         with self._writing() as c:
             found = self._named(c, username)
             self._keep_an_admin(c, found)
+            hold_accounts(c, [found.id])  # no vault is made append-only meanwhile
+            going = vaults.list_vaults(c, found.id)
+            _demand_none_append_only(username, [vault.name for vault in going if vault.append_only])
             people.delete_account(c, found.id)
+            for vault in going:
+                detail = f"with its account, {vault.bytes} bytes, {vault.objects} objects"
+                self._note(c, by.username, by.address, "vault deleted", f"{username}/{vault.name}", detail)
             self._note(c, by.username, by.address, "account deleted", username)
 
     def audit(self, by: Identity, limit: int = 100, before: int | None = None) -> list[AuditEntry]:
@@ -161,7 +179,7 @@ class Directory:
         """
         by.demand_person("change the password")
         self._prove(by.username, old, by.address)
-        hashed = self._passwords.hash(new)
+        hashed = self._hashed(new)
         with self._writing() as c:
             people.change_account(c, by.account, password=hashed)
             people.delete_sessions(c, by.account, but=digest_of(session))
@@ -324,6 +342,12 @@ class Directory:
             self._note(c, "", address, "log-in failed", username)
         raise NotLoggedIn(_WRONG)
 
+    def _hashed(self, password: str) -> str:
+        """A new password, as it is kept. UsageError when it will not do."""
+        if password.startswith(TOKEN_PREFIX):
+            raise UsageError(f"A password does not begin with {TOKEN_PREFIX}: API tokens do.", "Choose another one.")
+        return self._passwords.hash(password)
+
     def _make_room_for_token(self, c: Connection, account: int, now_ns: int) -> None:
         """Forbidden when the account has as many tokens as it may; those that have expired are forgotten before."""
         held = people.hold_tokens(c, account)
@@ -366,8 +390,20 @@ class Directory:
         )
 
 
+def _demand_none_append_only(username: str, names: list[str]) -> None:
+    if not names:
+        return
+    shown = ", ".join(names[:_NAMED]) + (f" and {len(names) - _NAMED} more" if len(names) > _NAMED else "")
+    raise Contradiction(f"{username} has append-only vaults: {shown}.", "Turn that off first, or disable the account.")
+
+
 def _identity(account: Account, scopes: frozenset[str], address: str) -> Identity:
     return Identity(account.id, account.username, account.role, scopes, address)
+
+
+def is_token(text: str) -> bool:
+    """Whether it has an API token's form; no password that is set has it."""
+    return _TOKEN.fullmatch(text) is not None
 
 
 def digest_of(secret: str) -> bytes:

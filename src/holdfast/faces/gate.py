@@ -2,14 +2,14 @@
 
 An API token or OAuth2 access token (``Authorization: Bearer``), a name and password (``Basic``; for programs that know
 nothing else, an API token of that account in the password's place), or a session's cookie. What is promised: nothing
-passes without one of them; a cookie counts only for requests that come from our own pages; a token that was revoked
-here, or an account that was disabled here, is refused from then on (on another node within FRESH_S).
+passes without one of them; what a browser sends along by itself, a cookie or Basic, changes something only for requests
+that come from our own pages; a token that was revoked here, or an account that was disabled here, is refused from then
+on (on another node within FRESH_S).
 """
 
 from __future__ import annotations
 
 import base64
-import contextlib
 import hashlib
 import time
 from collections.abc import Awaitable, Callable
@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 from anyio.to_thread import run_sync
 from fastapi import Request
 
-from holdfast.accounts.directory import TOKEN_PREFIX, Directory, Identity
+from holdfast.accounts.directory import TOKEN_PREFIX, Directory, Identity, is_token
 from holdfast.errors import Forbidden, NotLoggedIn
 
 COOKIE = "holdfast_session"
@@ -38,7 +38,7 @@ class Gate:
         self._fresh: dict[bytes, tuple[float, int, Identity]] = {}
 
     async def identity(self, request: Request) -> Identity:
-        """Who asks. NotLoggedIn, Forbidden (a cookie on a foreign page's request), or TooManyAttempts."""
+        """Who asks. NotLoggedIn, Forbidden (a foreign page's request), or TooManyAttempts."""
         found = await self._identity(request)
         request.scope["holdfast.account"] = found.username  # for the log
         return found
@@ -60,6 +60,7 @@ class Gate:
             if scheme.lower() == "bearer":
                 return await self._fresh_or(header, address, self._by_bearer, rest.strip(), address)
             if scheme.lower() == "basic":
+                demand_own_origin(request)
                 username, password = _basic(rest.strip())
                 return await self._fresh_or(header, address, self._by_basic, username, password, address)
             raise NotLoggedIn("That kind of Authorization is not known here.", "Use Bearer or Basic.")
@@ -73,12 +74,14 @@ class Gate:
         return (self._directory.by_token if ours else self._by_access_token)(secret, address)
 
     def _by_basic(self, username: str, password: str, address: str) -> Identity:
-        """What looks like a token and is none may be a password; as one it is guarded against guessing."""
-        if password.startswith(TOKEN_PREFIX):
-            with contextlib.suppress(NotLoggedIn):
-                found = self._directory.by_token(password, address)
-                if found.username == username:
-                    return found
+        """What has a token's form is one or nothing. It is no guess at a password: a program that still shows a token
+        which has ended shuts nobody out, and who guesses at 256 bits need not be slowed down.
+        """
+        if is_token(password):
+            found = self._directory.by_token(password, address)
+            if found.username != username:
+                raise NotLoggedIn("The token in the password's place is another account's.", "Use its user name.")
+            return found
         return self._directory.by_password(username, password, address)
 
     async def _fresh_or(self, header: str, address: str, look: Callable[..., Identity], *shown: str) -> Identity:
