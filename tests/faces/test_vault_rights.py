@@ -139,15 +139,18 @@ def test_in_an_append_only_vault_nobody_deletes_but_locks(people: People, vault:
 
 def test_only_a_person_turns_append_only_off_deletes_and_grants_and_all_of_it_is_noted(people: People, vault: str):
     ann, about, name = people.ann, f"/vaults{vault[6:-1]}", vault.split("/")[3]
-    assert ann.program.patch(about, json={"append_only": True, "quota_bytes": 10**9}).status_code == 200
+    assert ann.program.patch(about, json={"append_only": True}).status_code == 200
     grant = f"{about}/grants/{people.bob.name}"
     refused = [
         ann.program.patch(about, json={"append_only": False}),
+        ann.program.patch(about, json={"append_only": True, "quota_bytes": 10**9}),
+        ann.program.patch(about, json={"quota_bytes": None}),
         ann.program.put(grant, json={"allowed": "full"}),
         ann.program.delete(grant),
         ann.program.delete(about, params={"confirm": name}),
     ]
-    assert [code(answer) for answer in refused] == [(403, "forbidden")] * 4
+    assert [code(answer) for answer in refused] == [(403, "forbidden")] * 6
+    assert ann.about(vault)["quota_bytes"] is None
     assert ann.person.put(grant, json={"allowed": "read"}).status_code == 204
     assert ann.person.put(grant, json={"allowed": "append"}).status_code == 204
     (granted,) = ann.person.get(f"{about}/grants").json()["grants"]

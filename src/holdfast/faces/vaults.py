@@ -120,7 +120,7 @@ def _one(routes: APIRouter, vaults: Vaults, gate: Gate) -> None:
     async def change_vault(
         owner: str, name: str, body: VaultChange, by: Identity = Depends(gate.identity)
     ) -> VaultAbout:
-        """Only a person turns ``append_only`` off: with the password or a session."""
+        """Only a person turns ``append_only`` off, or changes ``quota_bytes``: with the password or a session."""
         changes = body.model_dump(exclude_unset=True)
         return _about(await run_sync(vaults.change, by, owner, name, changes))
 

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 
 from holdfast.accounts.directory import Identity
 from holdfast.catalog import vaults as rows
-from holdfast.catalog.database import Database
+from holdfast.catalog.database import Connection, Database
 from holdfast.catalog.vaults import Change, Vault
 from holdfast.errors import (
     Forbidden,
@@ -33,7 +33,7 @@ from holdfast.storage.base import CONFIG, Buffer, ObjectInfo
 from holdfast.storage.local import Incoming, Opened
 from holdfast.vaults.folders import Folders
 from holdfast.vaults.names import Where
-from holdfast.vaults.rights import READS, demand_add, demand_delete, no_vault, see, shown
+from holdfast.vaults.rights import READS, Seen, demand_add, demand_delete, no_vault, see, shown
 
 MOST_BYTES = 1 << 30  # of one object: restic's packs have up to 128 MiB and a little, Holdfast's 64
 MOST_SMALL = 16 << 20  # of config, a key or a lock
@@ -123,6 +123,7 @@ class Objects:
             with self._database.writing() as c:
                 if not rows.begin_alone(c, seen.vault, change, self._now_ns()):
                     raise StorageUnavailable(f"{where.name} is stored or deleted by somebody just now.", "Try again.")
+                demand_delete(by, self._still(c, by, where, seen.vault), where.name)  # it is held now
             try:
                 with self.named(seen.vault, where.name):
                     storage.remove(where.name)
@@ -130,6 +131,13 @@ class Objects:
                 self._end(seen.vault, change, size, 1)
                 raise
             self._end(seen.vault, change, 0, 0)  # what else goes wrong leaves it to be counted anew
+
+    def _still(self, c: Connection, by: Identity, where: Where, vault: Vault) -> Seen:
+        """The vault as it is by now. NoContent when it is another one of that name."""
+        seen = see(c, by, where.owner, where.vault)
+        if seen.vault.id != vault.id:
+            raise no_vault(where.owner, where.vault)
+        return seen
 
     def _demand_few_locks(self, vault: Vault) -> None:
         for number, _ in enumerate(self._list(vault, "locks"), 1):

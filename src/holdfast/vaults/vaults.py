@@ -1,9 +1,9 @@
 """Vaults as their owners and administrators see them: make, list, change, delete, grant.
 
-What is promised: what a token that got out could be used for ends with the token: append-only is turned off, a vault
-deleted as a whole and something granted only by a person (a password or a session); but a vault that is not
-append-only can be emptied by whoever may delete in it. All of that stands in the audit log, written in the same
-transaction.
+What is promised: what a token that got out could be used for ends with the token: append-only is turned off, a quota
+changed, a vault deleted as a whole and something granted only by a person (a password or a session); but a vault that
+is not append-only can be emptied by whoever may delete in it. What is decided by is true until the change is committed:
+its owner's account is held meanwhile. All of that stands in the audit log, written in the same transaction.
 """
 
 from __future__ import annotations
@@ -93,11 +93,13 @@ class Vaults:
             return see(c, by, owner, name, as_admin=ADMIN in by.scopes)
 
     def change(self, by: Identity, owner: str, name: str, changes: Mapping[str, Any]) -> Seen:
-        """Change ``quota_bytes`` or ``append_only``."""
+        """Change ``quota_bytes`` or ``append_only``. Only a person changes the first, or turns off the second."""
         by.demand(WRITES)
         _demand_quota(changes.get("quota_bytes"))
+        if "quota_bytes" in changes:
+            by.demand_person("change a vault's quota")
         with self._database.writing() as c:
-            seen = self._governed(c, by, owner, name)
+            seen = self._held(c, by, owner, name)
             if seen.vault.append_only and changes.get("append_only") is False:
                 by.demand_person("turn append-only off")
             if changes:
@@ -129,7 +131,7 @@ class Vaults:
 
     def _delete(self, by: Identity, owner: str, name: str) -> None:
         with self._database.writing() as c:
-            vault = self._governed(c, by, owner, name).vault
+            vault = self._held(c, by, owner, name).vault
             if vault.append_only:
                 raise Forbidden(f"The vault {shown(vault)} is append-only.", "Turn that off first.")
             if not rows.give_up_vault(c, vault):
@@ -177,6 +179,15 @@ class Vaults:
         seen = see(c, by, owner, name, as_admin=is_admin)
         if seen.right != OWNER and not is_admin:
             raise Forbidden(f"Only its owner may do that with the vault {shown(seen.vault)}.")
+        return seen
+
+    def _held(self, c: Connection, by: Identity, owner: str, name: str) -> Seen:
+        """The same; nobody else changes it until the transaction ends."""
+        account = self._governed(c, by, owner, name).vault.account
+        hold_accounts(c, [] if account is None else [account])
+        seen = self._governed(c, by, owner, name)  # what was read before may have changed while we waited
+        if seen.vault.account != account:
+            raise no_vault(owner, name)
         return seen
 
     def _note(self, c: Connection, by: Identity, action: str, subject: str, detail: str = "") -> None:
