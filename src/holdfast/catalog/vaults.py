@@ -10,6 +10,7 @@ with ``hold_accounts``.
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Iterable
 
 import msgspec
@@ -51,12 +52,18 @@ class VaultGrant(msgspec.Struct, frozen=True):
 class Change(msgspec.Struct, frozen=True):
     """A row of ``vault_changes``. ``bytes`` and ``objects``: as what the object of that ``name`` counts meanwhile."""
 
-    id: str
+    id: str  # of a deletion with DELETION before it
     vault: int
     name: str
     bytes: int
     objects: int
 
+    @property
+    def deletes(self) -> bool:
+        return self.id.startswith(DELETION)
+
+
+DELETION = "deletion "
 
 _columns = [
     accounts.c.username.label("owner") if name == "owner" else vaults.c[name] for name in Vault.__struct_fields__
@@ -232,14 +239,24 @@ def end_change(connection: Connection, vault: Vault, change: str, size: int, obj
 
 
 def _add(connection: Connection, number: int, account: int, size: int, objects: int) -> bool:
-    """Count, whatever the quotas say: it is there."""
-    more = {"bytes": vaults.c.bytes + size, "objects": vaults.c.objects + objects}
+    """Count, whatever the quotas say: it is there. Nothing ever counts less than nothing."""
     mine = sa.and_(vaults.c.id == number, vaults.c.account == account)
-    if not connection.execute(sa.update(vaults).where(mine).values(more)).rowcount:
+    row = connection.execute(sa.select(vaults.c.bytes, vaults.c.objects).where(mine)).one_or_none()
+    if row is None:
         return False
-    used = {"used_bytes": accounts.c.used_bytes + size, "used_objects": accounts.c.used_objects + objects}
+    size, objects = max(size, -row.bytes), max(objects, -row.objects)
+    more = {"bytes": vaults.c.bytes + size, "objects": vaults.c.objects + objects}
+    connection.execute(sa.update(vaults).where(mine).values(more))
+    used = {
+        "used_bytes": _at_least_zero(accounts.c.used_bytes + size),
+        "used_objects": _at_least_zero(accounts.c.used_objects + objects),
+    }
     connection.execute(sa.update(accounts).where(accounts.c.id == account).values(used))
     return True
+
+
+def _at_least_zero(value: sa.ColumnElement[int]) -> sa.ColumnElement[int]:
+    return sa.case((value < 0, 0), else_=value)
 
 
 def renew_changes(connection: Connection, running: Iterable[str], now_ns: int) -> None:
@@ -252,6 +269,11 @@ def vaults_left(connection: Connection, before_ns: int) -> list[int]:
     """The vaults in which something is under way that nobody has renewed since."""
     query = sa.select(vault_changes.c.vault).where(vault_changes.c.renewed_ns < before_ns)
     return list(connection.execute(query.distinct().order_by(vault_changes.c.vault)).scalars())
+
+
+def count_again(connection: Connection, number: int, now_ns: int) -> None:
+    """Have the vault counted anew when what is under way now has gone stale."""
+    begin_change(connection, Change(f"count {secrets.token_hex(16)}", number, "", 0, 0), now_ns)
 
 
 def hold_vault(connection: Connection, number: int) -> Vault | None:

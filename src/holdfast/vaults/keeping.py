@@ -2,7 +2,8 @@
 vaults that were deleted, and take in folders that the catalog does not know because it was lost.
 
 What is promised: counts are right again before the first request of a server that is alone, and within STALE_NS where
-there are several; nothing that somebody still works at is taken for left over.
+there are several, or once more of that where somebody still works at what is there already; nothing that somebody still
+works at is taken for left over; one vault that cannot be used holds up no other.
 """
 
 from __future__ import annotations
@@ -10,14 +11,16 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Callable
+from functools import partial
 
 from holdfast.catalog import people
 from holdfast.catalog import vaults as rows
 from holdfast.catalog.database import Database
+from holdfast.catalog.holdings import hold_accounts
 from holdfast.errors import ObjectMissing
 from holdfast.storage.base import CONFIG, FOLDERS, ObjectInfo
 from holdfast.storage.local import LocalStorage
-from holdfast.vaults.folders import Folders
+from holdfast.vaults.folders import About, Folders
 from holdfast.vaults.objects import Objects, Tell
 
 STALE_NS = 600 * 1_000_000_000
@@ -89,7 +92,7 @@ class Keeper:
         for number, folder in waiting:
             if self._closing.is_set():
                 return
-            self._try("remove a vault", lambda number=number, folder=folder: self._remove(number, folder))  # type: ignore[misc]
+            self._try("remove a vault", partial(self._remove, number, folder))
 
     def _remove(self, number: int, folder: str) -> None:
         self._folders.remove(folder)
@@ -103,10 +106,15 @@ class Keeper:
         with self._database.reading() as c:
             numbers = rows.vaults_left(c, before_ns)
         for number in numbers:
-            self.count(number, before_ns)
+            self._try("count a vault", partial(self.count, number, before_ns))
 
     def count(self, number: int, before_ns: int) -> None:
-        """Nobody else counts in it meanwhile. What others store just now counts as they have reserved it."""
+        """Nobody else counts in it meanwhile. What is there counts, what others store just now as they have reserved
+        it, and what somebody deletes as what it was until he has counted.
+
+        What an upload under way is to store may be there already: its own, not yet counted, or somebody else's, so that
+        it will be given up. That is known when it is over: until then both count, and then the vault is counted again.
+        """
         with self._database.writing() as c:
             vault = rows.hold_vault(c, number)
             if vault is None:
@@ -114,10 +122,15 @@ class Keeper:
             changes = rows.changes_in(c, number, before_ns)
             storage = self._folders.storage(vault.folder)
             storage.clear(0 if before_ns == _ANY else STALE_NS)
-            coming = {change.name for change in changes}
-            sizes = [i.size for i in _everything(storage) if i.name not in coming]
-            reserved = sum(change.bytes for change in changes), sum(change.objects for change in changes)
-            rows.set_counted(c, vault, sum(sizes) + reserved[0], len(sizes) + reserved[1])
+            found = _everything(storage)
+            there = {info.name for info in found}
+            coming = [change for change in changes if not (change.deletes and change.name in there)]
+            rows.set_counted(
+                c, vault, sum(info.size for info in found) + sum(change.bytes for change in coming),
+                len(found) + sum(change.objects for change in coming),
+            )  # fmt: skip
+            if any(change.name in there for change in changes):
+                rows.count_again(c, number, self._now_ns())
 
     # -- a lost catalog --------------------------------------------------------------------------------------------
 
@@ -128,16 +141,23 @@ class Keeper:
         with self._database.reading() as c:
             known = rows.known_folders(c)
         for folder, about in self._folders.found():
-            if folder in known:
-                continue
-            with self._database.writing() as c:
-                account = people.account_named(c, about.owner)
-                number = account and rows.add_vault(
-                    c, account.id, about.name, folder=folder, quota_bytes=about.quota_bytes,
-                    append_only=about.append_only, created_ns=about.created_ns,
-                )  # fmt: skip
-            if number:
-                self.count(number, 0)
+            if folder not in known:
+                self._try("take in a vault", partial(self._take_in, folder, about))
+
+    def _take_in(self, folder: str, about: About) -> None:
+        with self._database.writing() as c:
+            account = people.account_named(c, about.owner)
+            if account is None:
+                return
+            hold_accounts(c, [account.id])
+            number = rows.add_vault(
+                c, account.id, about.name, folder=folder, quota_bytes=about.quota_bytes,
+                append_only=about.append_only, created_ns=about.created_ns,
+            )  # fmt: skip
+            if number is not None:
+                rows.count_again(c, number, 0)
+        if number is not None:
+            self.count(number, 1)
 
 
 def _everything(storage: LocalStorage) -> list[ObjectInfo]:

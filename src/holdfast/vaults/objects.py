@@ -118,7 +118,7 @@ class Objects:
         storage = self._folders.storage(seen.vault.folder)
         with self.named(seen.vault, where.name):
             size = storage.stat(where.name).size
-        change = Change(secrets.token_hex(16), seen.vault.id, where.name, size, 1)
+        change = Change(rows.DELETION + secrets.token_hex(16), seen.vault.id, where.name, size, 1)
         with self._under_way(change):
             with self._database.writing() as c:
                 if not rows.begin_alone(c, seen.vault, change, self._now_ns()):
