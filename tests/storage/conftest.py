@@ -24,9 +24,12 @@ def _all_places() -> dict[str, Open]:
 
 
 PLACES = _all_places()
+SLOW = {"s3-swift", "sftp-rclone"}  # kinds whose clients are tested against another server as well
 
 
-@pytest.fixture(params=list(PLACES.values()), ids=list(PLACES))
+@pytest.fixture(
+    params=[pytest.param(p, id=k, marks=[pytest.mark.slow] if k in SLOW else []) for k, p in PLACES.items()]
+)
 def place(request: pytest.FixtureRequest) -> Iterator[Place]:
     """Each storage there is, empty."""
     for place in request.param(request):
