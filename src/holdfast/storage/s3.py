@@ -35,12 +35,14 @@ from botocore.parsers import ResponseParserError
 from holdfast.errors import ObjectExists, ObjectMissing, StorageDenied, StorageError, StorageUnavailable, UsageError
 from holdfast.storage import s3_errors
 from holdfast.storage.base import Buffer, ObjectInfo, check_folder, check_name, check_range
+from holdfast.storage.body import Body
 from holdfast.storage.layout import name_of, path_of
 from holdfast.storage.object_lock import Lock, lock_of
 from holdfast.storage.s3_client import S3Address, connect, parse
 from holdfast.storage.select import Access
 
 _SECOND_NS = 1_000_000_000
+_PIECE = 1 << 20
 _CLASS = re.compile(r"[A-Z0-9_-]{1,40}")
 _RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
 _NO_LOCKS = frozenset({"ObjectLockConfigurationNotFoundError", "InvalidRequest"})
@@ -91,7 +93,7 @@ class S3Storage:
         info, server_time = self._look(name)
         if info is not None:
             raise ObjectExists(f"{thing} is there already.")
-        body = bytes(parts[0]) if len(parts) == 1 else b"".join(memoryview(p).cast("B") for p in parts)
+        body = Body(parts)
         more: dict[str, Any] = {"StorageClass": self._class} if self._class and name.startswith("data/") else {}
         if self._lock.holds(name):
             more |= _locked(self._lock, server_time, body, self._address)
@@ -283,6 +285,7 @@ class S3Storage:
         """Store an object where the server sees that there is none; _ThereIsOne when it sees one."""
         if self._conditional:
             try:
+                asked["Body"].seek(0)
                 answer: dict[str, Any] = client.put_object(IfNoneMatch="*", **asked)
                 return answer
             except ClientError as e:
@@ -292,6 +295,7 @@ class S3Storage:
                 if status != 501:
                     raise
                 self._conditional = False
+        asked["Body"].seek(0)
         answer = client.put_object(**asked)
         return answer
 
@@ -325,17 +329,21 @@ class _BeyondTheEnd(Exception):
     """The object has none of the bytes that were asked for."""
 
 
-def _locked(lock: Lock, server_time: str, body: bytes, address: S3Address) -> dict[str, Any]:
+def _locked(lock: Lock, server_time: str, body: Body, address: S3Address) -> dict[str, Any]:
     """What a put says to have the object locked; such a put must bring its MD5, too."""
     try:
         until = parsedate_to_datetime(server_time) + timedelta(days=lock.days)
     except ValueError:
         raise StorageError(f"{address.server} does not say what time it is: nothing can be locked there.") from None
-    md5 = hashlib.md5(body, usedforsecurity=False).digest()
+    md5 = hashlib.md5(usedforsecurity=False)
+    body.seek(0)
+    while piece := body.read(_PIECE):
+        md5.update(piece)
+    body.seek(0)
     return {
         "ObjectLockMode": lock.mode,
         "ObjectLockRetainUntilDate": until,
-        "ContentMD5": binascii.b2a_base64(md5, newline=False).decode(),
+        "ContentMD5": binascii.b2a_base64(md5.digest(), newline=False).decode(),
     }
 
 
