@@ -135,6 +135,32 @@ def test_what_follows_a_body_is_no_part_of_it(ann: Person):
     assert got.status_code == 404 or got.content == data
 
 
+@pytest.mark.parametrize("length", ["Content-Length: 100", f"Content-Length: {3 * MIB}", "Transfer-Encoding: chunked"])
+def test_who_only_says_what_he_will_send_takes_nothing(server: Running, length: str):
+    with contextlib.closing(person(server)) as ann, contextlib.closing(person(server)) as bob:
+        vault = ann.vault(quota_bytes=3 * MIB)
+        ann.grant(bob, "full", vault)
+        with contextlib.ExitStack() as lines:
+            for number in range(20):
+                lines.enter_context(line(bob, f"{vault}data/{sha256(bytes([number]))}", length))
+            time.sleep(0.5)
+            tmp = folder_of(server, vault) / "tmp"
+            assert ann.about(vault)["bytes"] == 0 and ann.about(vault)["objects"] == 0 and not list(tmp.glob("*"))
+            assert put(ann.program, vault, noise(3 * MIB)).status_code == 200
+
+
+def test_a_reader_of_locks_shuts_nobody_out_by_what_he_says_he_will_send(server: Running):
+    with contextlib.closing(person(server)) as ann, contextlib.closing(person(server)) as bob:
+        vault = ann.vault(quota_bytes=200_000)
+        ann.grant(bob, "read", vault)
+        with contextlib.ExitStack() as lines:
+            for number in range(5):
+                path = f"{vault}locks/{sha256(bytes([number]))}"
+                lines.enter_context(line(bob, path, f"Content-Length: {64 << 10}")).sendall(b"x")
+            time.sleep(0.5)
+            assert put(ann.program, vault, noise(200_000)).status_code == 200
+
+
 @pytest.mark.parametrize("length", ["-1", "x", "1e3", "10\r\nContent-Length: 11"])
 def test_a_length_that_is_none_is_refused(ann: Person, length: str):
     vault = ann.vault()
@@ -222,6 +248,26 @@ def test_a_download_that_is_broken_off_leaves_nothing_open(ann: Person):
     while is_open():
         assert time.monotonic() < deadline
         time.sleep(0.05)
+
+
+def test_who_waits_for_a_download_holds_no_file_open(tmp_path: Path):
+    with running(tmp_path) as server, contextlib.closing(person(server)) as ann, contextlib.ExitStack() as lines:
+        vault, data = ann.vault(), noise(30 * MIB)
+        put(ann.program, vault, data)
+        url = httpx2.URL(server.url)
+        for _ in range(40):
+            sock = lines.enter_context(socket.create_connection((url.host, url.port or 80), timeout=40))
+            head = f"GET {vault}data/{sha256(data)} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {ann.token}\r\n\r\n"
+            sock.sendall(head.encode())
+        most, deadline = 0, time.monotonic() + 3
+        while time.monotonic() < deadline:
+            found = 0
+            for file in Path(f"/proc/{server.process.pid}/fd").iterdir():
+                with contextlib.suppress(OSError):
+                    found += sha256(data) in str(file.readlink())
+            most = max(most, found)
+            time.sleep(0.1)
+        assert most == 32
 
 
 def test_nothing_of_all_that_was_a_fault_of_the_servers(server: Running):

@@ -16,6 +16,7 @@ from holdfast.catalog.tables import vault_changes
 from holdfast.errors import NoContent, ObjectExists, ObjectMissing, QuotaFull, StorageUnavailable, WrongContent
 from holdfast.storage.local import LocalStorage
 from holdfast.vaults.keeping import STALE_NS
+from holdfast.vaults.names import Where
 from tests.vaults.making import Room, sha256
 
 
@@ -53,6 +54,28 @@ def test_what_is_announced_counts_at_once_and_what_came_counts_after(room: Room)
     upload.abandon()
     upload.abandon()
     assert room.counts("ann") == (10, 1)
+
+
+def test_of_what_is_large_so_much_is_reserved_as_comes_and_a_little_more(room: Room):
+    mib = 1 << 20
+    ann = room.user("ann", quota_bytes=40 * mib)
+    room.vaults.create(ann, "v")
+    where = Where("ann", "v", name=f"data/{sha256(b'x')}")
+    with pytest.raises(QuotaFull):
+        room.objects.most(ann, where, 40 * mib + 1)
+    assert room.objects.most(ann, where, 40 * mib) == 1 << 30 and room.counts("ann") == (0, 0)
+    upload = room.objects.begin(ann, where, 18 * mib)
+    assert room.counts("ann") == (16 * mib, 1)
+    for reserved in (16, 18):
+        upload.feed(bytes(9 * mib))
+        assert room.counts("ann") == (reserved * mib, 1)
+    with pytest.raises(QuotaFull):
+        room.objects.most(ann, where, 22 * mib + 1)
+    upload.abandon()
+    assert room.counts("ann") == (0, 0)
+    room.put(ann, b"x")
+    with pytest.raises(ObjectExists):
+        room.objects.most(ann, where, 1)
 
 
 def test_two_uploads_of_one_object_count_once(room: Room):

@@ -201,6 +201,21 @@ def begin_alone(connection: Connection, vault: Vault, change: Change, now_ns: in
     return True
 
 
+def missing_room(connection: Connection, vault: Vault, size: int, objects: int) -> str:
+    """What would stand against so much more just now, as ``reserve`` says it."""
+    now = vault_by_id(connection, vault.id)
+    owner = None if now is None or now.account is None else people.account_by_id(connection, now.account)
+    if now is None or owner is None:
+        return "gone"
+    for quota, used, more in (
+        (owner.quota_bytes, owner.used_bytes, size),
+        (owner.quota_objects, owner.used_objects, objects),
+    ):
+        if more > 0 and quota is not None and used + more > quota:
+            return "account"
+    return "vault" if size > 0 and now.quota_bytes is not None and now.bytes + size > now.quota_bytes else ""
+
+
 def reserve(connection: Connection, vault: Vault, size: int, objects: int) -> str:
     """Count so much more. What stands against it: ``account`` or ``vault`` when that quota would be passed, ``gone``
     when the vault was deleted; then the transaction is not to be committed. Empty: nothing.

@@ -3,12 +3,15 @@
 A path is decoded once, by the listener; what comes of it is checked by the room below and never decoded again. What
 that protocol's clients know decides some answers: success is 200 and never 201, and what is there already is refused
 with 403 (our code ``exists`` tells it apart), which they do not try again.
+
+What is promised: who only begins to send something takes no thread, no room and nothing on the disk; what stores, reads
+and deletes takes no thread that others log in by.
 """
 
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator
-from contextlib import aclosing
+from contextlib import ExitStack, aclosing
 from functools import partial
 from typing import Any
 
@@ -18,7 +21,7 @@ from fastapi import APIRouter, Depends, Path, Query, Request
 from fastapi.responses import Response
 
 from holdfast.accounts.directory import Identity
-from holdfast.errors import Forbidden, ObjectExists, UsageError
+from holdfast.errors import BrokenOff, Forbidden, ObjectExists, UsageError
 from holdfast.faces.bodies import Outgoing, announced, limits_of, pieces, small, wanted_range
 from holdfast.faces.gate import Gate
 from holdfast.faces.problems import Problem, problems_of
@@ -104,19 +107,19 @@ class Face:
         if request.query_params.get("create") != "true":
             raise UsageError("What is to be done with the vault?", "`?create=true` makes it.")
         if where.owner == by.username:
-            await run_sync(self._vaults.create, by, where.vault)
+            await run_sync(self._vaults.create, by, where.vault, limiter=limits_of(request).uploading)
         else:
             await run_sync(self._vaults.about, by, where.owner, where.vault)
         return Response()
 
     async def _delete_vault(self, request: Request, by: Identity, where: Where) -> Response:
-        await run_sync(self._vaults.delete_own, by, where.owner, where.vault)
+        await run_sync(self._vaults.delete_own, by, where.owner, where.vault, limiter=limits_of(request).uploading)
         return Response()
 
     async def _list(self, request: Request, by: Identity, where: Where) -> Response:
         kind = V2 if V2 in request.headers.get("accept", "") else V1
-        found = await run_sync(self._objects.list, by, where)
         limits = limits_of(request)
+        found = await run_sync(self._objects.list, by, where, limiter=limits.downloading)
         await limits.downloads.take(by.account)
         over = partial(limits.downloads.give_back, by.account)
         body = await Outgoing(_listing(found, kind == V2), limits.downloading, over).begin()
@@ -125,36 +128,24 @@ class Face:
     # -- objects ---------------------------------------------------------------------------------------------------
 
     async def _head(self, request: Request, by: Identity, where: Where) -> Response:
-        info = await run_sync(self._objects.stat, by, where)
+        info = await run_sync(self._objects.stat, by, where, limiter=limits_of(request).downloading)
         return Response(headers=_facts(info) | {"Content-Length": str(info.size)}, media_type=_BYTES)
 
     async def _get(self, request: Request, by: Identity, where: Where) -> Response:
         limits = limits_of(request)
-        opened = await run_sync(self._objects.open, by, where)
-        try:
-            headers, size = _facts(opened.info), opened.info.size
-            if (tag := headers.get("ETag")) and tag in request.headers.get("if-none-match", ""):
-                opened.close()
-                return Response(status_code=304, headers=headers)
-            asked = request.headers.get("range")
-            if (only_if := request.headers.get("if-range")) and only_if != tag:
-                asked = None
-            span = wanted_range(asked, size)
-            start, stop = (span.start, span.stop) if span else (0, size)
-            status = 206 if span else 200
-            headers["Content-Length"] = str(stop - start)
-            if span:
-                headers["Content-Range"] = f"bytes {start}-{stop - 1}/{size}"
+        with ExitStack() as over:
+            await limits.downloads.take(by.account)  # who waits in line holds no file open
+            over.callback(limits.downloads.give_back, by.account)
+            opened = await run_sync(self._objects.open, by, where, limiter=limits.downloading)
+            over.callback(opened.close)
+            status, headers, start, stop = _wanted(request, opened.info)
+            if status == 304:
+                return Response(status_code=status, headers=headers)
             if stop - start <= _SMALL:
                 data = await run_sync(opened.read, start, stop - start, limiter=limits.downloading)
-                opened.close()
                 return Response(data, status, headers, _BYTES)
-            await limits.downloads.take(by.account)
-        except BaseException:
-            opened.close()
-            raise
-        over = partial(limits.downloads.give_back, by.account)
-        body = await Outgoing(_pieces(opened, start, stop), limits.downloading, over).begin()
+            later = over.pop_all()
+        body = await Outgoing(_pieces(opened, start, stop), limits.downloading, later.close).begin()
         return body.answer(status, headers, _BYTES)
 
     async def _post(self, request: Request, by: Identity, where: Where) -> Response:
@@ -170,37 +161,60 @@ class Face:
         return Response()
 
     async def _receive_small(self, request: Request, by: Identity, where: Where, size: int) -> None:
-        upload = await run_sync(self._objects.begin, by, where, size)
+        data = await small(request, size, by.account)
+        if await request.is_disconnected():
+            raise BrokenOff("Whoever sent it has gone.")
+        await run_sync(self._store, by, where, data, limiter=limits_of(request).uploading)
+
+    def _store(self, by: Identity, where: Where, data: bytes) -> None:
+        upload = self._objects.begin(by, where, len(data))
         try:
-            data = await small(request, size, by.account)
-        except BaseException:
-            await run_sync(upload.abandon)
-            raise
-        await run_sync(_store, upload, data)
+            upload.feed(data)
+            upload.finish()
+        finally:
+            upload.abandon()
 
     async def _receive(self, request: Request, by: Identity, where: Where, size: int | None) -> None:
-        upload = await run_sync(self._objects.begin, by, where, size)
         threads = limits_of(request).uploading
+        upload: Upload | None = None
+
+        async def begin() -> Upload:
+            return await run_sync(self._objects.begin, by, where, size, limiter=threads)
+
+        most = await run_sync(self._objects.most, by, where, size, limiter=threads)
         try:
-            async with aclosing(pieces(request, upload.most)) as body:
+            async with aclosing(pieces(request, most)) as body:
                 async for piece in body:
+                    upload = upload or await begin()
                     await run_sync(upload.feed, piece, limiter=threads)
+            upload = upload or await begin()
             await run_sync(upload.finish, limiter=threads)
         except BaseException:
-            await run_sync(upload.abandon)
+            if upload is not None:
+                await run_sync(upload.abandon, limiter=threads)
             raise
 
     async def _delete(self, request: Request, by: Identity, where: Where) -> Response:
-        await run_sync(self._objects.delete, by, where)
+        await run_sync(self._objects.delete, by, where, limiter=limits_of(request).uploading)
         return Response()
 
 
-def _store(upload: Upload, data: bytes) -> None:
-    try:
-        upload.feed(data)
-        upload.finish()
-    finally:
-        upload.abandon()
+def _wanted(request: Request, info: ObjectInfo) -> tuple[int, dict[str, str], int, int]:
+    """The answer's status and headers, and the bytes it has: 304 and none, the range that is asked for, or all.
+    OutOfRange when nothing of the range exists.
+    """
+    headers = _facts(info)
+    if (tag := headers.get("ETag")) and tag in request.headers.get("if-none-match", ""):
+        return 304, headers, 0, 0
+    asked = request.headers.get("range")
+    if (only_if := request.headers.get("if-range")) and only_if != tag:
+        asked = None
+    span = wanted_range(asked, info.size)
+    start, stop = (span.start, span.stop) if span else (0, info.size)
+    headers["Content-Length"] = str(stop - start)
+    if span:
+        headers["Content-Range"] = f"bytes {start}-{stop - 1}/{info.size}"
+    return (206 if span else 200), headers, start, stop
 
 
 def _pieces(opened: Opened, start: int, stop: int) -> Generator[bytes, None, None]:

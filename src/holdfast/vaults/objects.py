@@ -2,8 +2,9 @@
 
 What is promised: an object is stored durably, whole or not at all, and never replaced; its name is the SHA-256 of its
 bytes (but for ``config``), which is checked while it comes; nothing is stored beyond a quota, the vault's or its
-owner's, however long a body turns out to be. Room is reserved before a body is received and what was stored is counted
-after: a server that is killed in between leaves a reservation, and its vault is counted anew (``keeping``).
+owner's, however long a body turns out to be. Room is reserved for what has come, and some of what follows, before it
+is written, and what was stored is counted after: a server that is killed in between leaves a reservation, and its vault
+is counted anew (``keeping``). Who only says how much he will send keeps nobody out.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ from holdfast.vaults.rights import READS, Seen, demand_add, demand_delete, no_va
 MOST_BYTES = 1 << 30  # of one object: restic's packs have up to 128 MiB and a little, Holdfast's 64
 MOST_SMALL = 16 << 20  # of config, a key or a lock
 READERS_MOST_BYTES, READERS_MOST_LOCKS = 64 << 10, 1000  # for who may only read
-_STEP = 16 << 20  # so much is reserved at a time for a body of unknown length
+_STEP = 16 << 20  # so much is reserved at a time
 
 Tell = Callable[[str, Exception], None]
 
@@ -87,10 +88,35 @@ class Objects:
 
     # -- storing and deleting --------------------------------------------------------------------------------------
 
-    def begin(self, by: Identity, where: Where, size: int | None) -> Upload:
-        """Take an object of that size (None: unknown). ObjectExists when it is there already; QuotaFull when there is
-        no room for it.
+    def most(self, by: Identity, where: Where, size: int | None) -> int:
+        """How many bytes an object may have that somebody is about to send, of that size (None: unknown). What
+        ``begin`` would refuse now is refused; nothing is reserved.
         """
+        vault, most = self._addable(by, where, size)
+        with self.named(vault, where.name), contextlib.suppress(ObjectMissing):
+            self._folders.storage(vault.folder).stat(where.name)
+            raise ObjectExists(where.name)
+        with self._database.reading() as c:
+            _demand_room(vault, rows.missing_room(c, vault, size or 0, 1))
+        return most
+
+    def begin(self, by: Identity, where: Where, size: int | None) -> Upload:
+        """Take an object of that size (None: unknown) of which something has come. ObjectExists when it is there
+        already; QuotaFull when there is no room for it.
+        """
+        vault, most = self._addable(by, where, size)
+        with self.named(vault, where.name):
+            incoming = self._folders.storage(vault.folder).begin(where.name)
+        end = most if size is None else size
+        try:
+            change = self._begin(vault, where.name, min(_STEP, end), is_guess=size is None or size > _STEP)
+        except BaseException:
+            incoming.abandon()
+            raise
+        return Upload(self, vault, change, incoming, most, end)
+
+    def _addable(self, by: Identity, where: Where, size: int | None) -> tuple[Vault, int]:
+        """The vault, and how many bytes the object may have."""
         most = _most(where.name)
         with self._database.reading() as c:
             seen = see(c, by, where.owner, where.vault)
@@ -99,14 +125,7 @@ class Objects:
             self._demand_few_locks(seen.vault)
         if size is not None and size > most:
             raise _too_large(where.name, most)
-        with self.named(seen.vault, where.name):
-            incoming = self._folders.storage(seen.vault.folder).begin(where.name)
-        try:
-            change = self._begin(seen.vault, where.name, min(_STEP, most) if size is None else size, size is None)
-        except BaseException:
-            incoming.abandon()
-            raise
-        return Upload(self, seen.vault, change, incoming, most)
+        return seen.vault, most
 
     def delete(self, by: Identity, where: Where) -> None:
         """ObjectMissing when it is not there."""
@@ -146,7 +165,7 @@ class Objects:
 
     # -- counting --------------------------------------------------------------------------------------------------
 
-    def _begin(self, vault: Vault, name: str, size: int, is_guess: bool) -> Change:
+    def _begin(self, vault: Vault, name: str, size: int, *, is_guess: bool) -> Change:
         """Reserve room. A guess that there is no room for is none: then it will be seen what there is room for."""
         change = Change(secrets.token_hex(16), vault.id, name, size, 1)
         try:
@@ -221,11 +240,13 @@ class Objects:
 
 
 class Upload:
-    """An object on its way in: ``feed`` its pieces, then ``finish`` or ``abandon``. One thread's at a time."""
+    """An object on its way in: ``feed`` its pieces, then ``finish`` or ``abandon``. One thread's at a time. ``end``:
+    where it is thought to end.
+    """
 
-    def __init__(self, objects: Objects, vault: Vault, change: Change, incoming: Incoming, most: int) -> None:
+    def __init__(self, objects: Objects, vault: Vault, change: Change, incoming: Incoming, most: int, end: int) -> None:
         self._objects, self._vault, self._change, self._incoming = objects, vault, change, incoming
-        self.most = most
+        self._most, self._end = most, end
         self._reserved, self._size = change.bytes, 0
         self._hasher = hashlib.sha256()
         self._over = False
@@ -233,8 +254,8 @@ class Upload:
     def feed(self, piece: Buffer) -> None:
         """TooLarge, QuotaFull: then it is to be abandoned."""
         size = self._size + len(piece)
-        if size > self.most:
-            raise _too_large(self._change.name, self.most)
+        if size > self._most:
+            raise _too_large(self._change.name, self._most)
         if size > self._reserved:
             self._reserve(size)
         with self._objects.named(self._vault, self._change.name):
@@ -268,7 +289,7 @@ class Upload:
 
     def _reserve(self, needed: int) -> None:
         """Some more than is needed; if there is not so much room, just that."""
-        for wanted in (max(needed, min(self._reserved + _STEP, self.most)), needed):
+        for wanted in (max(needed, min(self._reserved + _STEP, self._end)), needed):
             with contextlib.suppress(QuotaFull):
                 self._objects.reserve_more(self._vault, self._change, wanted - self._reserved)
                 self._reserved = wanted
