@@ -3,7 +3,8 @@
 Who may what is decided in the room below. Users and the audit log are for administrators (scope ``admin``); the rest
 is one's own, for every log-in, with three exceptions: a password is changed, an OAuth2 client registered or removed,
 and what a program was allowed ended, only by the person (a password or a session); an OAuth2 access token neither makes
-nor revokes API tokens; an API token makes only tokens that may no more and live no longer than itself.
+nor revokes API tokens; an API token makes only tokens that may no more and live no longer than itself. No token, also
+one with ``admin``, deletes accounts or sets passwords, e-mail addresses or roles.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from holdfast.accounts.passwords import LEAST, MOST
 from holdfast.accounts.scopes import ALL_SCOPES
 from holdfast.catalog.grants import Client, Program
 from holdfast.catalog.people import Account, Token
-from holdfast.errors import AccountExists, NoAccount, TooLarge
+from holdfast.errors import AccountExists, Contradiction, NoAccount, TooLarge
 from holdfast.faces.contract import failing_behind_the_gate
 from holdfast.faces.forms import ShortBody
 from holdfast.faces.gate import COOKIE, Gate
@@ -242,7 +243,7 @@ def _users(app: APIRouter, gate: Gate, directory: Directory) -> None:
         return _user(await run_sync(directory.change, by, username, _changes(body)))
 
     @app.delete("/accounts/users/{username}", status_code=204, tags=tags, summary="Remove an account",
-                responses=failing_behind_the_gate(NoAccount))  # fmt: skip
+                responses=failing_behind_the_gate(NoAccount, Contradiction))  # fmt: skip
     async def remove_user(username: str, by: Identity = Depends(gate.identity)) -> None:
         await run_sync(directory.delete, by, username)
 
