@@ -275,7 +275,7 @@ def test_a_reader_never_sees_a_part_of_an_object(place):
     def look(client):
         while not stop.is_set():
             for info in client.list("data"):
-                assert info.size == len(objects[info.name])
+                assert info.size == len(objects[info.name]) or not place.whole
             for name, data in objects.items():
                 try:
                     assert client.get(name, len(data) - 1) == data[-1:]

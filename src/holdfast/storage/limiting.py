@@ -1,7 +1,7 @@
 """A limit of bandwidth, up and down, shared by all threads of one storage.
 
-Objects go over whole and at full speed; who has sent or got more than his share waits before the next. So the limit
-holds over the time of a few packs, not over each second.
+Objects go over whole and at full speed, each after the time that its bytes are allowed to take. So the limit holds over
+the time of a pack, not over each second.
 """
 
 from __future__ import annotations
@@ -25,15 +25,13 @@ class Allowance:
         self._free_at = 0.0  # when what has passed so far will have been allowed, by the monotonic clock
 
     def take(self, size: int) -> None:
-        """Wait until everything before is allowed; then this is on its way."""
+        """Wait until everything before, and this, is allowed; then it is on its way."""
         if not self._rate or size < _SMALL:
             return
         with self._lock:
             now = time.monotonic()
-            start = max(now, self._free_at)
-            self._free_at = start + size / self._rate
-        if start > now:
-            time.sleep(start - now)
+            self._free_at = until = max(now, self._free_at) + size / self._rate
+        time.sleep(until - now)
 
 
 class Limiting(Passing):
