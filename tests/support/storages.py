@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeVar
 
 from holdfast.errors import ObjectExists, ObjectMissing, StorageError, StorageFull, StorageUnavailable
+from holdfast.storage import wrappers
 from holdfast.storage.base import Buffer, ObjectInfo, Storage, check_folder, check_name, check_range
 
 T = TypeVar("T")
@@ -125,26 +126,8 @@ class MemoryStorage:
         return sum(len(data) for data, _ in self._objects.values())
 
 
-class Passing:
+class Passing(wrappers.Passing):
     """A storage that hands every call to another one through ``_pass``, for subclasses to do something about it."""
-
-    def __init__(self, inner: Storage) -> None:
-        self.inner = inner
-
-    @property
-    def place(self) -> str:
-        return self.inner.place
-
-    @property
-    def connections(self) -> int:
-        return self.inner.connections
-
-    @property
-    def lists_late(self) -> bool:
-        return self.inner.lists_late
-
-    def create(self) -> None:
-        self.inner.create()
 
     def put(self, name: str, parts: Sequence[Buffer]) -> None:
         size = sum(memoryview(p).nbytes for p in parts)
@@ -164,9 +147,6 @@ class Passing:
 
     def free_space(self) -> int | None:
         return self._pass("free_space", "", 0, self.inner.free_space)
-
-    def close(self) -> None:
-        self.inner.close()
 
     def _pass(self, kind: str, subject: str, size: int, act: Callable[[], T]) -> T:
         return act()

@@ -164,11 +164,13 @@ class _Copier:
         with contextlib.closing(answers(storage, sorted(wanted), get, size)) as blocks:
             for (pack, block), sealed in blocks:
                 try:
-                    self._copy_block(pack, block, sealed(), wanted[pack, block])
+                    content = sealed()
                 except (StorageUnavailable, StorageDenied):
                     raise
                 except StorageError:  # the pack is gone or cut short; its chunks may be elsewhere
                     self._copy_chunks_of(wanted[pack, block])
+                    continue
+                self._copy_block(pack, block, content, wanted[pack, block])
 
     def _copy_chunks_of(self, wanted: set[bytes]) -> None:
         writer, index = self._session.writer, self._session.index

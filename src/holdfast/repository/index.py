@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import threading
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from struct import Struct
 from typing import NamedTuple
@@ -235,7 +235,9 @@ class _Loader:
         self._known: set[bytes] = set()
 
     def load(self, survey: bool) -> Loaded | None:
-        """All of it; None when a superseded object was believed before it was known to be one."""
+        """All of it; None when a superseded object was believed before it was known to be one. Even then all objects
+        were read, so ``superseded`` is whole and the next reading the last.
+        """
         loaded, superseded = self._loaded, self._superseded
         infos = sorted(self._storage.list("index"), key=lambda info: (-info.stored_ns, info.name))
         if survey:
@@ -243,27 +245,29 @@ class _Loader:
         read = functools.partial(read_index_object, self._storage, self._secrets)
         loaded.objects = {info.name: info.size for info in infos}
         names = [i.name for i in infos if i.name not in superseded]
-        for name, content_of in answers(self._storage, names, read, lambda n: 8 * loaded.objects[n]):
-            if name in superseded:
-                continue
-            try:
-                content = content_of()
-            except ObjectMissing:
-                raise
-            except (Damaged, StorageError) as e:
-                loaded.damaged[name] = str(e)
-                continue
-            older = {f"index/{n.hex()}" for n in content.supersedes}
-            superseded.update(older)
-            if not older.isdisjoint(loaded.packs):
-                return None
-            loaded.packs[name] = [record.name for record in content.packs]
-            for record in content.packs:
-                self._take(record)
+        with contextlib.closing(answers(self._storage, names, read, lambda n: 8 * loaded.objects[n])) as files:
+            for name, content_of in files:
+                if name not in superseded:
+                    self._believe(name, content_of)
+        if not superseded.isdisjoint(loaded.packs):
+            return None
         if loaded.damaged and self._present is None:
             self._look()
         self._adopt()
         return loaded
+
+    def _believe(self, name: str, content_of: Callable[[], IndexFile]) -> None:
+        try:
+            content = content_of()
+        except ObjectMissing:
+            raise
+        except (Damaged, StorageError) as e:
+            self._loaded.damaged[name] = str(e)
+            return
+        self._superseded.update(f"index/{n.hex()}" for n in content.supersedes)
+        self._loaded.packs[name] = [record.name for record in content.packs]
+        for record in content.packs:
+            self._take(record)
 
     def _look(self) -> None:
         self._present = {}

@@ -97,7 +97,6 @@ class Repository:
         ``cache``: the bytes of blocks it keeps.
         """
         condemned = self.leases.survey().condemned_packs()
-
         load = functools.partial(load_index, self.storage, self.secrets, condemned=condemned, with_condemned=True)
         far = self.storage.connections > 1  # there, packs are not listed as long as the index has what is wanted
         index = load(survey=not far, contents=contents).index

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import re
 from collections.abc import Iterable, Iterator
@@ -82,16 +83,17 @@ def read_snapshots(storage: Storage, secrets: Secrets, damaged: list[str] | None
     while True:
         vanished = set()
         new = [i.name[10:] for i in storage.list("snapshots") if i.name[10:] not in found]
-        for snapshot_id, snapshot in answers(storage, new, functools.partial(read_snapshot, storage, secrets)):
-            try:
-                found[snapshot_id] = Stored(snapshot_id, snapshot())
-            except ObjectMissing:
-                vanished.add(snapshot_id)
-            except Damaged as e:
-                if damaged is None:
-                    raise
-                damaged.append(str(e))
-                found[snapshot_id] = None
+        with contextlib.closing(answers(storage, new, functools.partial(read_snapshot, storage, secrets))) as read:
+            for snapshot_id, snapshot in read:
+                try:
+                    found[snapshot_id] = Stored(snapshot_id, snapshot())
+                except ObjectMissing:
+                    vanished.add(snapshot_id)
+                except Damaged as e:
+                    if damaged is None:
+                        raise
+                    damaged.append(str(e))
+                    found[snapshot_id] = None
         if vanished <= gone:
             return sorted((s for s in found.values() if s), key=lambda s: (s.snapshot.time_ns, s.id))
         gone |= vanished  # forgotten meanwhile, or under another name now (tags changed): look again

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Iterator
 
 import pytest
@@ -23,8 +22,6 @@ def _swift(request: pytest.FixtureRequest) -> Iterator[Place]:
 
 
 def _s3(request: pytest.FixtureRequest) -> Iterator[Place]:
-    if importlib.util.find_spec("holdfast.storage.buckets") is None:
-        pytest.skip("buckets cannot be opened yet")
     node, bucket = swift_of(request), a_container()
     yield at(
         f"s3:{node.url}/{bucket}/backups",
