@@ -21,8 +21,8 @@ import pytest
 from holdfast.archive.content import Contents
 from holdfast.errors import StorageUnavailable
 from holdfast.faces.bodies import Turns
-from holdfast.manifests.shelf import Content
 from holdfast.repository.format import ID_SIZE
+from holdfast.shelf.shelf import Content
 from tests.support.server import Running, running
 
 MIB = 1 << 20

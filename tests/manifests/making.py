@@ -15,10 +15,10 @@ from holdfast.catalog.holdings import Manifest
 from holdfast.manifests.files import Files, State
 from holdfast.manifests.manifests import Manifests
 from holdfast.manifests.removing import Remover
-from holdfast.manifests.shelf import Shelf
 from holdfast.manifests.snapshots import SnapshotMaker
 from holdfast.manifests.tidying import Tidier
 from holdfast.repository.repository import Repository
+from holdfast.shelf.shelf import Shelf
 from tests.accounts.making import House
 
 MOST = 1 << 30

@@ -22,10 +22,10 @@ from holdfast.errors import (
     WrongContent,
 )
 from holdfast.manifests.files import demand_range, merged, parse_hash
-from holdfast.manifests.shelf import TAG
 from holdfast.repository.check import check
 from holdfast.repository.pages import Tree
 from holdfast.repository.snapshots import Filter
+from holdfast.shelf.shelf import TAG
 from tests.manifests.making import Room, sha256
 
 

@@ -13,8 +13,8 @@ from holdfast.catalog import removals
 from holdfast.errors import StorageUnavailable
 from holdfast.manifests import housekeeping
 from holdfast.manifests.housekeeping import Housekeeper
-from holdfast.manifests.shelf import Order
 from holdfast.repository.pages import Tree
+from holdfast.shelf.shelf import Order
 from tests.manifests.making import Room, entry, sha256
 
 Told = list[tuple[str, str]]

@@ -14,9 +14,9 @@ from holdfast.accounts.directory import Identity
 from holdfast.catalog import holdings
 from holdfast.catalog.tables import files, manifests, parts, shelves, wanted
 from holdfast.errors import Contradiction, Damaged, Forbidden, NoContent, ObjectMissing, StorageUnavailable
-from holdfast.manifests.shelf import TAG
 from holdfast.repository import prune
 from holdfast.repository.check import check
+from holdfast.shelf.shelf import TAG
 from tests.manifests.making import Room, entry, sha256
 from tests.manifests.test_files import noise
 from tests.manifests.test_seen import back_it_up

@@ -8,9 +8,9 @@ import sqlalchemy as sa
 from holdfast.catalog.tables import files, manifests, parts, shelves, wanted
 from holdfast.errors import StorageUnavailable, WrongContent
 from holdfast.manifests import tidying
-from holdfast.manifests.shelf import TAG, Order
 from holdfast.repository import prune
 from holdfast.repository.check import check
+from holdfast.shelf.shelf import TAG, Order
 from tests.manifests.making import Room, entry, sha256
 from tests.manifests.test_files import noise
 

@@ -28,7 +28,7 @@ from holdfast.faces.gate import Gate
 from holdfast.faces.problems import Problem, problem_of, problems_of
 from holdfast.manifests.files import UNKNOWN, Files, State, parse_hash, quota_full
 from holdfast.manifests.removing import Remover
-from holdfast.manifests.uploads import AHEAD, Upload, hasher_of
+from holdfast.shelf.uploads import AHEAD, Upload, hasher_of
 
 _SMALL = 1 << 20  # a body up to this size is one chunk: it needs no thread of its own
 _HASHED_AT_ONCE = 128 << 10  # up to this size hashing is quicker than having a thread do it

@@ -31,10 +31,10 @@ from holdfast.errors import (
     UsageError,
     WrongContent,
 )
-from holdfast.manifests.shelf import Content, Order, Ready, Shelf
-from holdfast.manifests.uploads import Cutters, Upload, hasher_of
 from holdfast.repository.contents import ContentList, split_items
 from holdfast.repository.writer import TREE
+from holdfast.shelf.shelf import Content, Order, Ready, Shelf
+from holdfast.shelf.uploads import Cutters, Upload, hasher_of
 
 Range = tuple[int, int]  # from the first byte up to, not including, the last
 MOST_PARTS = 10_000  # of a file, as with S3

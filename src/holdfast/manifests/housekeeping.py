@@ -17,9 +17,9 @@ from holdfast.errors import NoContent
 from holdfast.manifests.files import Files
 from holdfast.manifests.manifests import Manifests
 from holdfast.manifests.removing import Remover
-from holdfast.manifests.shelf import Shelf
 from holdfast.manifests.snapshots import SnapshotMaker
 from holdfast.manifests.tidying import Tidier
+from holdfast.shelf.shelf import Shelf
 
 _AGAIN_S = 5.0
 

@@ -21,8 +21,8 @@ from holdfast.errors import HoldfastError, NoAccount, NoContent, UsageError
 from holdfast.manifests.document import HEADER_MOST, Claim, Reading, lines_of, rendered
 from holdfast.manifests.files import Files, State, quota_full
 from holdfast.manifests.seen import SeenSnapshots, reads_snapshots
-from holdfast.manifests.shelf import Content, Order, Ready, Shelf
-from holdfast.manifests.uploads import PIECE
+from holdfast.shelf.shelf import Content, Order, Ready, Shelf
+from holdfast.shelf.uploads import PIECE
 
 MOST_LISTED = 1000
 _CLAIMS = 2000  # files that are looked for at a time

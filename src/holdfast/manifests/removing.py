@@ -22,8 +22,8 @@ from holdfast.catalog.removals import Deleted, Held
 from holdfast.errors import Contradiction, Forbidden, HoldfastError, NoContent, ObjectMissing, StorageUnavailable
 from holdfast.manifests.document import Line
 from holdfast.manifests.manifests import Manifests
-from holdfast.manifests.shelf import Shelf
-from holdfast.manifests.sorting import sorted_on_disk
+from holdfast.shelf.shelf import Shelf
+from holdfast.shelf.sorting import sorted_on_disk
 
 _SOME, _LINES = 500, 10_000
 _STAYS = 1 << 62  # in the place of a deletion: a manifest that is there names the file

@@ -29,11 +29,11 @@ from holdfast.catalog.holdings import File, Manifest
 from holdfast.errors import NoContent, StorageUnavailable
 from holdfast.manifests.document import HEADER_MOST, encode
 from holdfast.manifests.files import Files
-from holdfast.manifests.shelf import TAG, Content, Order, Ready, Shelf
-from holdfast.manifests.uploads import PIECE
 from holdfast.repository.format import Snapshot
 from holdfast.repository.pages import Tree
 from holdfast.repository.snapshots import Stored, read_snapshot
+from holdfast.shelf.shelf import TAG, Content, Order, Ready, Shelf
+from holdfast.shelf.uploads import PIECE
 
 WAIT_S = 10.0  # so long one waits for a document
 NOBODY = "-"  # in the place of an account on the shelf

@@ -23,10 +23,10 @@ from holdfast.errors import NoContent, ObjectMissing
 from holdfast.manifests.document import Line, normal, parse_time
 from holdfast.manifests.files import Files
 from holdfast.manifests.manifests import Manifests
-from holdfast.manifests.shelf import Content, Shelf
-from holdfast.manifests.sorting import AT_ONCE, sorted_on_disk
 from holdfast.repository.format import Entry, Snapshot, Totals
 from holdfast.repository.pages import Run, sort_key, split
+from holdfast.shelf.shelf import Content, Shelf
+from holdfast.shelf.sorting import AT_ONCE, sorted_on_disk
 
 _LOOKED_FOR = 500
 _UNKNOWN_OWNER = 4_000_000_000  # numbers from here on stand for names that this machine does not know

@@ -26,10 +26,10 @@ from holdfast.catalog.holdings import File, Part
 from holdfast.errors import AccountError, ContentError, HoldfastError, QuotaFull, UsageError
 from holdfast.manifests.manifests import Manifests
 from holdfast.manifests.seen import NOBODY
-from holdfast.manifests.shelf import TAG, Content, Shelf
 from holdfast.repository.format import Entry
 from holdfast.repository.pages import Run, Tree, join, sort_key
 from holdfast.repository.snapshots import Stored
+from holdfast.shelf.shelf import TAG, Content, Shelf
 
 MANY = 256  # snapshots that may gather
 FULLY_S = 3600.0  # so often all are merged, at most: on a large shelf that is a lot of work

@@ -27,12 +27,12 @@ from holdfast.manifests.files import Files
 from holdfast.manifests.housekeeping import Housekeeper, Tell
 from holdfast.manifests.manifests import Manifests
 from holdfast.manifests.removing import Remover
-from holdfast.manifests.shelf import Shelf
 from holdfast.manifests.snapshots import SnapshotMaker
 from holdfast.manifests.tidying import Tidier
 from holdfast.repository.keys import Sheet
 from holdfast.repository.repository import Repository, create, open_repository
 from holdfast.settings import OidcSettings, ServerSettings
+from holdfast.shelf.shelf import Shelf
 from holdfast.storage.local import LocalStorage
 from holdfast.vaults.folders import Folders
 from holdfast.vaults.keeping import Keeper

@@ -9,8 +9,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from holdfast.manifests import sorting
-from holdfast.manifests.sorting import sorted_on_disk
+from holdfast.shelf import sorting
+from holdfast.shelf.sorting import sorted_on_disk
 
 decode = msgspec.msgpack.Decoder(tuple[int, bytes]).decode
 

@@ -16,11 +16,11 @@ from concurrent.futures import Future
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeVar
 
-from holdfast.manifests.shelf import Content, Shelf
 from holdfast.repository.chunking import Cutter
 from holdfast.repository.contents import ContentList
 from holdfast.repository.format import Chunker
 from holdfast.repository.writer import LARGE, TREE
+from holdfast.shelf.shelf import Content, Shelf
 from holdfast.storage.base import Buffer
 
 if TYPE_CHECKING:
