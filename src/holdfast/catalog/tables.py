@@ -259,7 +259,7 @@ shelves = sa.Table(  # snapshots of the shelf whose entries are in this catalog
 counters = sa.Table(
     "counters",
     metadata,
-    # accounts, manifests, vaults: the last number that was given; owed: 1 if all of the shelf is to be merged
+    # accounts, manifests, vaults, shares: the last number that was given; owed: 1 if all of the shelf is to be merged
     sa.Column("name", sa.Text, primary_key=True),
     sa.Column("value", sa.BigInteger, nullable=False),
 )
@@ -316,5 +316,42 @@ vault_changes = sa.Table(  # uploads and deletions that run: one that is left sa
     sa.Column("name", sa.Text, nullable=False),  # the object's
     sa.Column("bytes", sa.BigInteger, nullable=False),  # as what it counts meanwhile
     sa.Column("objects", sa.BigInteger, nullable=False),
+    sa.Column("renewed_ns", sa.BigInteger, nullable=False, index=True),
+)
+
+# -- one-time shares ---------------------------------------------------------------------------------------------------
+
+
+shares = sa.Table(  # files that are handed out a given number of times
+    "shares",
+    metadata,
+    sa.Column("id", Number, primary_key=True, autoincrement=False),
+    # null: the account was deleted; the file is still to be removed
+    sa.Column("account", Number, sa.ForeignKey("accounts.id", ondelete="SET NULL"), nullable=True, index=True),
+    sa.Column("digest", sa.LargeBinary, nullable=False, unique=True),  # SHA-256 of what its address ends in
+    sa.Column("name", sa.Text, nullable=False),
+    sa.Column("type", sa.Text, nullable=False),
+    sa.Column("size", sa.BigInteger, nullable=False),
+    sa.Column("hash", sa.LargeBinary, nullable=False),  # SHA-256 of the content
+    sa.Column("file", sa.Text, unique=True),  # below the folder of all shares; null: it is gone
+    sa.Column("password", sa.Text),  # Argon2id, in PHC form; null: none
+    sa.Column("downloads", sa.BigInteger, nullable=False),  # how many there may be
+    sa.Column("taken", sa.BigInteger, nullable=False, server_default="0"),  # how many there were
+    sa.Column("claimed", sa.BigInteger, nullable=False, server_default="0"),  # how many are under way
+    sa.Column("created_ns", sa.BigInteger, nullable=False),
+    sa.Column("expires_ns", sa.BigInteger),  # null: never
+    sa.Column("ended_ns", sa.BigInteger),  # null: it has not ended
+)
+sa.Index("ix_shares_to_remove", shares.c.ended_ns, sqlite_where=shares.c.file.is_not(None),
+         postgresql_where=shares.c.file.is_not(None))  # fmt: skip
+sa.Index("ix_shares_to_expire", shares.c.expires_ns, sqlite_where=shares.c.ended_ns.is_(None),
+         postgresql_where=shares.c.ended_ns.is_(None))  # fmt: skip
+
+share_claims = sa.Table(  # downloads that are under way; one that nobody renews is left of a server that was killed
+    "share_claims",
+    metadata,
+    sa.Column("id", sa.Text, primary_key=True),
+    sa.Column("share", Number, sa.ForeignKey("shares.id", ondelete="CASCADE"), nullable=False, index=True),
+    sa.Column("final", sa.Boolean, nullable=False, server_default=sa.false()),  # the last byte may have been sent
     sa.Column("renewed_ns", sa.BigInteger, nullable=False, index=True),
 )
