@@ -27,7 +27,9 @@
     │   ├── Contradiction             contradiction        1   409
     │   ├── TooLarge                  too-large            1   413
     │   ├── OutOfRange                out-of-range         1   416
-    │   └── BrokenOff                 broken-off           1   400
+    │   ├── BrokenOff                 broken-off           1   400
+    │   ├── Gone                      gone                 1   410
+    │   └── WrongPassword             wrong-password       1   401
     └── AccountError                  account              1   400
         ├── NotLoggedIn               not-logged-in        1   401
         ├── Forbidden                 forbidden            1   403
@@ -236,6 +238,20 @@ class BrokenOff(ContentError):
     """The body ended before all of it had come."""
 
     code = "broken-off"
+
+
+class Gone(ContentError):
+    """It was there, and will not be again."""
+
+    code = "gone"
+    http_status = 410
+
+
+class WrongPassword(ContentError):
+    """What was asked for has a password, and none or another one was given."""
+
+    code = "wrong-password"
+    http_status = 401
 
 
 class AccountError(HoldfastError):

@@ -9,6 +9,7 @@ The counts stand in the catalog, so that every node knows them and a restart for
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Iterable, Mapping
 
 from holdfast.catalog import people
 from holdfast.catalog.database import Connection
@@ -25,22 +26,27 @@ _IPV6_NETWORK = 64
 
 def demand_calm(connection: Connection, username: str, address: str, now_ns: int) -> bool:
     """TooManyAttempts while a pause lasts. Else whether nothing failed of late, for that account from that address."""
-    wait, subjects = 0, _subjects(username, address)
-    found = {
-        subject: (count, last_ns)
-        for subject, (count, last_ns) in people.failures(connection, subjects).items()
-        if now_ns - last_ns < FORGET_S * _SECOND
-    }
-    for subject, most in zip(subjects, (MOST, MOST_FROM_ADDRESS), strict=True):
-        count, last_ns = found.get(subject, (0, 0))
-        if count >= most:
-            pause = min(LONGEST_PAUSE_S, PAUSE_S << min(count - most, 8))
+    subjects = _subjects(username, address)
+    limits = dict(zip(subjects, (MOST, MOST_FROM_ADDRESS), strict=True))
+    found = demand_calm_of(connection, limits, now_ns, "Too many log-ins failed.")
+    return found.get(subjects[0], 0) == 0
+
+
+def demand_calm_of(connection: Connection, limits: Mapping[str, int], now_ns: int, sentence: str) -> dict[str, int]:
+    """The same for anything that is guessed at. ``limits``: how many may fail of each subject before there is a pause;
+    ``sentence``: what is said then. How many failures each subject has that has any of late.
+    """
+    wait, found = 0, dict[str, int]()
+    for subject, (count, last_ns) in people.failures(connection, list(limits)).items():
+        if now_ns - last_ns >= FORGET_S * _SECOND:
+            continue
+        found[subject] = count
+        if count >= limits[subject]:
+            pause = min(LONGEST_PAUSE_S, PAUSE_S << min(count - limits[subject], 8))
             wait = max(wait, -((now_ns - last_ns - pause * _SECOND) // _SECOND))
     if wait > 0:
-        raise TooManyAttempts(
-            "Too many log-ins failed.", f"Try again in {wait} seconds.", retry_after=min(wait, LONGEST_PAUSE_S)
-        )
-    return found.get(subjects[0], (0, 0))[0] == 0
+        raise TooManyAttempts(sentence, f"Try again in {wait} seconds.", retry_after=min(wait, LONGEST_PAUSE_S))
+    return found
 
 
 def hold(connection: Connection, username: str, address: str, now_ns: int) -> None:
@@ -49,7 +55,11 @@ def hold(connection: Connection, username: str, address: str, now_ns: int) -> No
 
 
 def count_failure(connection: Connection, username: str, address: str, now_ns: int) -> None:
-    for subject in _subjects(username, address):
+    count_failure_of(connection, _subjects(username, address), now_ns)
+
+
+def count_failure_of(connection: Connection, subjects: Iterable[str], now_ns: int) -> None:
+    for subject in subjects:
         people.add_failure(connection, subject, now_ns, now_ns - FORGET_S * _SECOND)
 
 

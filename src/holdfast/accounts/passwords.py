@@ -31,10 +31,10 @@ class Passwords:
         self._room = threading.Semaphore(_AT_ONCE)
         self._nobody = self.hash(secrets.token_hex(16))
 
-    def hash(self, password: str) -> str:
-        """In PHC form. UsageError when the password is too short or too long."""
-        if not LEAST <= len(password) <= MOST:
-            raise UsageError(f"A password has {LEAST} to {MOST} characters.")
+    def hash(self, password: str, *, least: int = LEAST) -> str:
+        """In PHC form. UsageError when the password is too short (fewer than ``least`` characters) or too long."""
+        if not least <= len(password) <= MOST:
+            raise UsageError(f"A password has {least} to {MOST} characters.")
         with self._room:
             return self._hasher.hash(password.encode("utf-8", "surrogatepass"))
 
