@@ -112,6 +112,7 @@ class Limits:
     """How much goes on at once, for all faces of a server; and threads that are for uploads only, and for downloads."""
 
     def __init__(self, patience: float = 30.0) -> None:
+        self.patience = patience
         self.small = Turns(16, 128, patience)  # up to 1 MiB each, in memory
         self.uploads = Turns(16, 64, patience)  # a thread and up to 14 MiB each, most of it when they come fast
         self.documents = Turns(4, 16, patience)  # up to 1 GiB each on the disk

@@ -9,11 +9,14 @@ One look a second at all connections sees to that: no request pays for a timer.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import gc
 import ipaddress
 import resource
 import signal
 import socket
+import struct
+import termios
 from collections import Counter
 from collections.abc import Sequence
 from types import FrameType
@@ -25,6 +28,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from holdfast.errors import UsageError
 from holdfast.faces.bodies import Limits, impose
+from holdfast.faces.lines import attach
 from holdfast.faces.problems import Problem
 from holdfast.settings import ServerSettings
 
@@ -219,6 +223,7 @@ class Connection(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         super().on_message_begin()
         impose(cast(Any, self.scope), self._limits)
+        attach(cast(Any, self.scope), self)
         self.since = self.loop.time()
 
     def on_headers_complete(self) -> None:
@@ -261,6 +266,19 @@ class Connection(HttpToolsProtocol):
 
     def cut_off(self) -> None:
         self.transport.abort()
+
+    # -- what faces call ---------------------------------------------------------------------------------------------
+
+    def untaken(self) -> int:
+        """As ``lines.Line`` has it."""
+        if self.transport.is_closing():
+            return -1
+        unsent, found = self.transport.get_write_buffer_size(), self.transport.get_extra_info("socket")
+        try:
+            kernels = fcntl.ioctl(found.fileno(), termios.TIOCOUTQ, bytes(4))
+        except OSError:
+            return -1
+        return int(unsent + struct.unpack("i", kernels)[0])
 
     # -- judging -----------------------------------------------------------------------------------------------------
 
