@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from holdfast.archive import backup, restore
+from holdfast.errors import StorageUnavailable
 from holdfast.repository import prune
 from holdfast.repository.check import check
 from holdfast.repository.keys import Password
@@ -105,7 +106,8 @@ def test_backup_prune_and_restore_survive_connections_that_break(place, proxy, s
     repo = open_repository(storage, PASSWORD, owner, lambda: 10**18)
     assert [s.id for s in repo.snapshots()] == [r.snapshot_id for r in reports[1:]]
     with repo.reading() as reader:
-        restore.restore(reader, reports[2].snapshot.root, restore.Request(bytes(tmp_path / "out"), verify=True))
+        told = restore.restore(reader, reports[2].snapshot.root, restore.Request(bytes(tmp_path / "out"), verify=True))
+    assert not told.troubles
     assert contents(tmp_path / "out") == contents(tmp_path / "source")
     proxy.budgets.clear()
     proxy.back_budgets.clear()
@@ -135,3 +137,28 @@ def test_a_connection_that_stands_still_in_the_middle_of_a_pack_loses_nothing(pl
         restore.restore(reader, report.snapshot.root, restore.Request(bytes(tmp_path / "out")))
     assert contents(tmp_path / "out") == contents(source)
     assert not check(repo, read_data=1.0).findings
+
+
+@pytest.mark.parametrize("ways", ["budgets", "back_budgets"])
+def test_a_connection_cut_anywhere_while_it_is_made_is_worth_another_try(ways, request, tmp_path):
+    for opened in PLACES["sftp-openssh"](request):
+        (port,) = SERVER.findall(opened.address)
+        with proxy_to(f"http://127.0.0.1:{port}") as proxy:
+            there = f"127.0.0.1:{proxy.url.rpartition(':')[2]}"
+            known = opened.access.home / ".ssh" / "known_hosts"
+            lines = known.read_text().splitlines()
+            known.write_text(
+                "\n".join([*lines, *(f"[127.0.0.1]:{there[10:]} {x.partition(' ')[2]}" for x in lines), ""])
+            )
+            refused = 0
+            for size in range(700, 6000, 211):
+                getattr(proxy, ways)[:] = [size]
+                storage = open_storage(SERVER.sub(there, opened.address), opened.access)
+                try:
+                    storage.create()
+                except StorageUnavailable:
+                    refused += 1
+                finally:
+                    storage.close()
+            assert refused > 4
+        opened.close()

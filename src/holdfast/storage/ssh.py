@@ -117,8 +117,9 @@ class Connection:
             async with asyncio.timeout(_LOG_IN_S):
                 sftp = await ssh.start_sftp_client(path_encoding=None)
         except BaseException as e:
+            was_cut = ssh.is_closed()  # a server that has no SFTP leaves the connection open
             ssh.abort()
-            if isinstance(e, asyncssh.ConnectionLost | OSError):
+            if isinstance(e, asyncssh.ConnectionLost | OSError) or (was_cut and isinstance(e, asyncssh.Error)):
                 raise StorageUnavailable(f"The connection to {target.machine} broke while it was made.") from e
             if not isinstance(e, (*_CUT, asyncssh.SFTPError)):
                 raise
