@@ -28,7 +28,12 @@ A file looks like this; every key is optional, an unknown one is an error that n
     client_secret_file = "/etc/holdfast/oidc-secret"
     admit = "existing"
 
-What stands under ``[server]`` can also be given as ``HOLDFAST_SERVER__HOST`` and so on, and likewise for ``[oidc]``.
+    [shares]
+    most_bytes = 16777216
+    redis = "unix:///run/redis/redis.sock"
+
+What stands under ``[server]`` can also be given as ``HOLDFAST_SERVER__HOST`` and so on, and likewise for ``[oidc]`` and
+``[shares]``.
 """
 
 from __future__ import annotations
@@ -98,10 +103,24 @@ class OidcSettings(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     admit: Literal["existing", "anyone"] = "existing"
 
 
+class SharesSettings(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """The ``[shares]`` table. ``remove_after``: seconds from the end of a share until its file is removed. ``folder``:
+    where the files lie, empty for ``shares`` in the data folder. ``accel``: the location from which nginx serves that
+    folder; empty: it does not. ``redis``: the URL of a Redis that several servers share; empty: none.
+    """
+
+    most_bytes: Annotated[int, msgspec.Meta(ge=1)] = 16 << 20
+    remove_after: Annotated[float, msgspec.Meta(ge=0)] = 30.0
+    folder: str = ""
+    accel: str = ""
+    redis: str = ""
+
+
 class _File(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     profile: dict[str, Profile] = {}
     server: ServerSettings = ServerSettings()
     oidc: OidcSettings = OidcSettings()
+    shares: SharesSettings = SharesSettings()
 
 
 class Settings(msgspec.Struct, frozen=True):
@@ -211,6 +230,20 @@ def load_oidc(options: Mapping[str, object], environment: Mapping[str, str] | No
     return found
 
 
+def load_shares(options: Mapping[str, object], environment: Mapping[str, str] | None = None) -> SharesSettings:
+    """What is set for one-time shares; the environment wins over the file."""
+    env = os.environ if environment is None else environment
+    table = _with_environment(_content(options, env).shares, "SHARES", env)
+    try:
+        found = msgspec.convert(table, SharesSettings, strict=False)
+    except msgspec.ValidationError as e:
+        raise UsageError(f"The settings of shares: {e}.") from None
+    if found.accel and not (found.accel.startswith("/") and found.accel.isascii() and found.accel.isprintable()):
+        raise UsageError("[shares] accel must be a location of nginx, like /shared-files.")
+    folder = str(Path(found.folder).expanduser().absolute()) if found.folder else ""
+    return msgspec.structs.replace(found, folder=folder)
+
+
 def admin_password() -> str:
     """The password that the first administrator is to have; empty: a random one."""
     return os.environ.get("HOLDFAST_ADMIN_PASSWORD") or ""
@@ -229,7 +262,7 @@ def remote_token() -> str:
 def child_environment() -> dict[str, str]:
     """The environment for a program we start: ours without our secrets."""
     secret = (
-        *("HOLDFAST_PASSWORD", "HOLDFAST_ADMIN_PASSWORD", "HOLDFAST_SERVER__", "HOLDFAST_TOKEN"),
+        *("HOLDFAST_PASSWORD", "HOLDFAST_ADMIN_PASSWORD", "HOLDFAST_SERVER__", "HOLDFAST_SHARES__", "HOLDFAST_TOKEN"),
         *("HOLDFAST_SFTP_PASSWORD", "HOLDFAST_REST_PASSWORD"),
     )
     return {k: v for k, v in os.environ.items() if not k.startswith(secret)}

@@ -9,7 +9,7 @@ import click
 
 from holdfast.cli.output import Output, command
 from holdfast.errors import UsageError
-from holdfast.settings import admin_password, load_oidc, load_server
+from holdfast.settings import admin_password, load_oidc, load_server, load_shares
 
 if TYPE_CHECKING:
     from holdfast.wiring.server import Server
@@ -31,11 +31,12 @@ def serve(out: Output, **options: Any) -> int:
     except ModuleNotFoundError as e:
         raise UsageError(f"The server needs the package {e.name}.", "pip install 'holdfast[server]'") from None
     given = {**options, "config": out.app.settings.config_file}
-    settings, oidc = load_server(given), load_oidc(given)
+    settings, oidc, sharing = load_server(given), load_oidc(given), load_shares(given)
     listener = listen(settings.host, settings.port)
     host, port = listener.getsockname()[:2]
     url = settings.url or f"http://{f'[{host}]' if ':' in host else host}:{port}"
-    with listener, Ending() as ending, open_server(settings, admin_password(), sys.stderr, oidc=oidc) as server:
+    opened = open_server(settings, admin_password(), sys.stderr, oidc=oidc, sharing=sharing)
+    with listener, Ending() as ending, opened as server:
         _greet(out, server, url)
         sys.stdout.flush()
         serve_app(server.app, listener, ending, settings)

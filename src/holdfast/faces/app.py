@@ -22,7 +22,7 @@ from holdfast.accounts.oauth import OAuth
 from holdfast.accounts.openid import OpenID
 from holdfast.accounts.scopes import ALL_SCOPES
 from holdfast.errors import Forbidden, HoldfastError
-from holdfast.faces import contract, problems
+from holdfast.faces import contract, problems, share_lists, share_pages
 from holdfast.faces import files as faces_files
 from holdfast.faces import manifests as faces_manifests
 from holdfast.faces import vault as faces_vault
@@ -33,10 +33,12 @@ from holdfast.faces.login import add_login
 from holdfast.faces.oauth2 import add_oauth2
 from holdfast.faces.pages import Pages, add_assets
 from holdfast.faces.reference import add_reference
+from holdfast.faces.shares import Exchange, add_shares
 from holdfast.faces.watching import Metrics, Watch, make_log
 from holdfast.manifests.files import Files
 from holdfast.manifests.manifests import Manifests
 from holdfast.manifests.removing import Remover
+from holdfast.shares.shares import Shares
 from holdfast.vaults.objects import Objects
 from holdfast.vaults.vaults import Vaults
 
@@ -46,7 +48,8 @@ Application = ASGIApp
 @dataclass(frozen=True)
 class Rooms:
     """What the faces stand on. ``ready`` raises a HoldfastError naming what is not. ``url``: how clients reach the
-    server; empty: as each of them says. ``waiting``: a folder where bodies may wait.
+    server; empty: as each of them says. ``waiting``: a folder where bodies may wait. ``accel``: where nginx serves
+    shared files from; empty: it does not.
     """
 
     directory: Directory
@@ -59,6 +62,8 @@ class Rooms:
     waiting: str
     vaults: Vaults
     objects: Objects
+    shares: Shares
+    accel: str = ""
     openid: OpenID | None = None
 
 
@@ -74,6 +79,7 @@ def create_app(rooms: Rooms, log: TextIO) -> Application:
     app.include_router(faces_files.router(rooms.files, rooms.remover, gate))
     app.include_router(faces_vaults.router(rooms.vaults, gate))
     app.include_router(faces_vault.router(rooms.vaults, rooms.objects, gate))
+    _shares(app, gate, rooms)
     app.openapi = lambda: _document(app)  # type: ignore[method-assign]
     return Watch(faces_files.Shortcut(app, rooms.files, gate), make_log(log), metrics)
 
@@ -105,6 +111,13 @@ def _accounts(app: FastAPI, gate: Gate, rooms: Rooms) -> None:
     add_oauth2(app, router, gate, pages, rooms.oauth)
     add_reference(router, pages, lambda: _document(app))
     app.include_router(router)
+
+
+def _shares(app: FastAPI, gate: Gate, rooms: Rooms) -> None:
+    pages, exchange = Pages(rooms.directory, rooms.url), Exchange(rooms.shares, rooms.accel)
+    add_shares(app, gate, pages, exchange)
+    app.include_router(share_lists.router(rooms.shares, gate))
+    app.include_router(share_pages.router(pages, exchange))
 
 
 def _metrics(app: FastAPI, gate: Gate, metrics: Metrics) -> None:

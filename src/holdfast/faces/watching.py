@@ -1,6 +1,7 @@
 """What is known of each request: an id, one line in the log, a few numbers in ``/metrics``.
 
-What is promised: no secret is logged (no query, no header, no body, no variable of a frame), every answer has
+What is promised: no secret is logged (no query, no header, no body, no variable of a frame, and of a path not what a
+share's address ends in: whoever has that has the file), every answer has
 ``X-Request-ID``, and a fault of ours becomes a 500 and a logged traceback instead of a broken connection.
 """
 
@@ -20,6 +21,7 @@ from structlog.tracebacks import ExceptionDictTransformer
 from holdfast.faces.problems import fault
 
 _ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
+_SECRET = re.compile(r"(?<=/share/).+|(?<=/file/).+|(?<![0-9A-Fa-f])[0-9A-Fa-f]{32}(?![0-9A-Fa-f])", re.DOTALL)
 
 
 class Metrics:
@@ -92,7 +94,7 @@ class Watch:
         method_label = method if method in ("GET", "HEAD", "PUT", "POST", "PATCH", "DELETE", "OPTIONS") else "other"
         self._metrics.note(method_label, route, request.status, seconds, request.received, request.sent)
         about = {
-            "request_id": request.id, "method": method, "path": scope["path"], "status": request.status,
+            "request_id": request.id, "method": method, "path": _shown(scope["path"]), "status": request.status,
             "seconds": round(seconds, 6), "received": request.received, "sent": request.sent,
             "account": scope.get("holdfast.account", ""), "address": (scope.get("client") or ("",))[0],
         }  # fmt: skip
@@ -100,6 +102,11 @@ class Watch:
             self._log.error("fault", **about, exc_info=error)
         else:
             self._log.info("request", **about)
+
+
+def _shown(path: str) -> str:
+    """A path as it is logged."""
+    return _SECRET.sub("…", path)
 
 
 class _Watched:

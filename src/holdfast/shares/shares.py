@@ -85,8 +85,8 @@ class Seen:
 
 
 class Shares:
-    """See the module. Safe to share between threads. ``tell`` hears of a file that cannot be used; ``wake`` is called
-    when there may be something to remove. ``running``: the downloads that are under way here.
+    """See the module. Safe to share between threads. ``tell`` hears of a file that cannot be used. ``running``: the
+    downloads that are under way here.
     """
 
     def __init__(
@@ -97,12 +97,11 @@ class Shares:
         gone: Memory,
         now_ns: Callable[[], int],
         tell: Tell,
-        wake: Callable[[], None] = lambda: None,
         *,
         most_bytes: int = MOST_BYTES,
     ) -> None:
         self._database, self._files, self._passwords, self._gone = database, files, passwords, gone
-        self._now_ns, self.tell, self._wake = now_ns, tell, wake
+        self.now_ns, self.tell = now_ns, tell
         self.most_bytes = most_bytes
         self._lock = threading.Lock()
         self._running: set[str] = set()
@@ -128,7 +127,7 @@ class Shares:
     def add(self, by: Identity, wish: Wish, file: str, size: int, digest: bytes) -> Made:
         """For an upload whose file is durable."""
         password = self._passwords.hash(wish.password, least=1) if wish.password else None
-        id_, now = secrets.token_hex(16), self._now_ns()
+        id_, now = secrets.token_hex(16), self.now_ns()
         share = Share(
             id=0, account=by.account, name=wish.name, type=wish.type, size=size, hash=digest, file=file,
             password=password, downloads=wish.downloads, taken=0, claimed=0, created_ns=now,
@@ -158,7 +157,7 @@ class Shares:
             share = rows.share_by_digest(c, digest)
         if share is None:
             raise _no_share()
-        if share.has_ended(self._now_ns()):
+        if share.has_ended(self.now_ns()):
             self._gone.note(digest)
             raise _gone()
         if share.taken + share.claimed >= share.downloads:
@@ -175,7 +174,7 @@ class Shares:
         here, everywhere = f"share {seen.share.id} {guard.source_of(address)}", f"share {seen.share.id}"
         limits = {here: MOST_WRONG, everywhere: MOST_WRONG_OF_ALL}
         with self._database.reading() as c:
-            failed = guard.demand_calm_of(c, limits, self._now_ns(), _TOO_MANY)
+            failed = guard.demand_calm_of(c, limits, self.now_ns(), _TOO_MANY)
         if self._passwords.verify(password, seen.share.password):
             if here in failed:
                 with self._database.writing() as c:
@@ -183,7 +182,7 @@ class Shares:
             return seen
         if password:  # who gives none has guessed nothing
             with self._database.writing() as c:
-                now = self._now_ns()
+                now = self.now_ns()
                 people.hold_failures(c, list(limits), now)
                 guard.demand_calm_of(c, limits, now, _TOO_MANY)  # many at once guess no more than one after another
                 guard.count_failure_of(c, limits, now)
@@ -198,7 +197,7 @@ class Shares:
             self._running.add(claim)
         try:
             with self._database.writing() as c:
-                if not rows.claim(c, seen.share.id, claim, self._now_ns()):
+                if not rows.claim(c, seen.share.id, claim, self.now_ns()):
                     raise _gone()
         except BaseException:
             with self._lock:
@@ -233,12 +232,10 @@ class Shares:
     def end_claim(self, claim: str, *, taken: bool) -> None:
         try:
             with self._database.writing() as c:
-                rows.end_claim(c, claim, self._now_ns(), taken=taken)
+                rows.end_claim(c, claim, self.now_ns(), taken=taken)
         finally:
             with self._lock:
                 self._running.discard(claim)
-        if taken:
-            self._wake()
 
     # -- for who made them -----------------------------------------------------------------------------------------
 
@@ -254,8 +251,7 @@ class Shares:
         with self._database.writing() as c:
             if rows.share_of(c, by.account, number) is None:
                 raise NoContent(f"You have no share {number}.", "`GET /shares` lists those you have.")
-            rows.end_share(c, number, self._now_ns())
-        self._wake()
+            rows.end_share(c, number, self.now_ns())
 
 
 @contextlib.contextmanager

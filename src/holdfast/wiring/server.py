@@ -1,7 +1,7 @@
 """Builds everything ``holdfast serve`` runs: the catalog, the accounts, the repository, the faces.
 
 Under the data folder lie ``repository/`` and its ``key`` (mode 0600), and ``catalog.db`` unless another database is
-named; below ``vaults/`` one folder for each vault. All of it is made on the first start.
+named; below ``vaults/`` one folder for each vault; in ``shares/`` what is shared. All of it is made on the first start.
 """
 
 from __future__ import annotations
@@ -31,9 +31,13 @@ from holdfast.manifests.snapshots import SnapshotMaker
 from holdfast.manifests.tidying import Tidier
 from holdfast.repository.keys import Sheet
 from holdfast.repository.repository import Repository, create, open_repository
-from holdfast.settings import OidcSettings, ServerSettings
+from holdfast.settings import OidcSettings, ServerSettings, SharesSettings
+from holdfast.shares.gone import GoneHere, GoneInRedis
+from holdfast.shares.keeping import Keeper as SharesKeeper
+from holdfast.shares.shares import Shares
 from holdfast.shelf.shelf import Shelf
 from holdfast.storage.local import LocalStorage
+from holdfast.storage.loose import LooseFiles
 from holdfast.vaults.folders import Folders
 from holdfast.vaults.keeping import Keeper
 from holdfast.vaults.objects import Objects
@@ -62,6 +66,7 @@ def open_server(
     now_ns: Callable[[], int] = time.time_ns,
     *,
     oidc: OidcSettings | None = None,
+    sharing: SharesSettings | None = None,
 ) -> Iterator[Server]:
     """Open or make everything; close it at the end of the block."""
     return_freed_memory(arenas=2)
@@ -88,12 +93,14 @@ def open_server(
         with (
             _manifests(settings, repository, database, now_ns, tell) as (files, manifests, remover),
             _vaults(folder, database, now_ns, tell) as (vaults, objects),
+            _shares(folder, sharing or SharesSettings(), database, passwords, now_ns, tell) as shares,
         ):
             openid = _openid(oidc, database, passwords, now_ns)
             waiting = str(_waiting(folder))
             rooms = Rooms(
-                directory, ready, oauth, settings.url, files, manifests, remover, waiting, vaults, objects, openid
-            )
+                directory, ready, oauth, settings.url, files, manifests, remover, waiting, vaults, objects, shares,
+                sharing.accel if sharing else "", openid,
+            )  # fmt: skip
             yield Server(create_app(rooms, log), folder, is_new, password)
 
 
@@ -131,6 +138,27 @@ def _vaults(data: Path, database: Database, now_ns: Callable[[], int], tell: Tel
     keeper.start()
     with contextlib.closing(keeper):
         yield Vaults(database, folders, now_ns, keeper.wake), objects
+
+
+@contextlib.contextmanager
+def _shares(
+    data: Path,
+    settings: SharesSettings,
+    database: Database,
+    passwords: Passwords,
+    now_ns: Callable[[], int],
+    tell: Tell,
+) -> Iterator[Shares]:
+    """The room of one-time shares, and the thread that keeps it in order."""
+    files = LooseFiles(Path(settings.folder) if settings.folder else data / "shares", readable=bool(settings.accel))
+    files.create()
+    gone = GoneInRedis(settings.redis, tell) if settings.redis else GoneHere()
+    shares = Shares(database, files, passwords, gone, now_ns, tell, most_bytes=settings.most_bytes)
+    after_ns = int(settings.remove_after * 1_000_000_000)
+    keeper = SharesKeeper(database, files, shares, now_ns, tell, alone=database.is_sqlite, after_ns=after_ns)
+    with contextlib.closing(gone), contextlib.closing(keeper):
+        keeper.start()
+        yield shares
 
 
 def _waiting(data: Path) -> Path:
