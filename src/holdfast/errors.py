@@ -25,6 +25,7 @@
     │   ├── NoContent                 no-content           1   404
     │   ├── WrongContent              wrong-content        1   422
     │   ├── Contradiction             contradiction        1   409
+    │   ├── ConditionFailed           condition            1   412
     │   ├── TooLarge                  too-large            1   413
     │   ├── OutOfRange                out-of-range         1   416
     │   ├── BrokenOff                 broken-off           1   400
@@ -214,6 +215,13 @@ class Contradiction(ContentError):
 
     code = "contradiction"
     http_status = 409
+
+
+class ConditionFailed(ContentError):
+    """What the request made a condition is not so: somebody else was there before."""
+
+    code = "condition"
+    http_status = 412
 
 
 class TooLarge(ContentError):

@@ -28,12 +28,16 @@ A file looks like this; every key is optional, an unknown one is an error that n
     client_secret_file = "/etc/holdfast/oidc-secret"
     admit = "existing"
 
+    [blobs]
+    filesystem = "disk"
+    origins = ["https://app.example.org"]
+
     [shares]
     most_bytes = 16777216
     redis = "unix:///run/redis/redis.sock"
 
-What stands under ``[server]`` can also be given as ``HOLDFAST_SERVER__HOST`` and so on, and likewise for ``[oidc]`` and
-``[shares]``.
+What stands under ``[server]`` can also be given as ``HOLDFAST_SERVER__HOST`` and so on, and likewise for ``[oidc]``,
+``[blobs]`` and ``[shares]``.
 """
 
 from __future__ import annotations
@@ -89,6 +93,8 @@ class ServerSettings(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     least_rate: Annotated[int, msgspec.Meta(ge=0)] = 1024  # bytes a second that it must send, or take, then
     connections: Annotated[int, msgspec.Meta(ge=1)] = 1000  # at once
     connections_each: Annotated[int, msgspec.Meta(ge=1)] = 256  # at once, from one address that is no proxy's
+    blob_port: Annotated[int, msgspec.Meta(ge=-1, le=65535)] | None = None  # of blobs alone; -1: none; None: 5555
+    open: bool = False  # whoever has no log-in uses blobs and shares as the account `anonymous`; on loopback only
 
 
 class OidcSettings(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
@@ -116,11 +122,26 @@ class SharesSettings(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     redis: str = ""
 
 
+class BlobsSettings(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """The ``[blobs]`` table. ``filesystem``: where buckets lie whose maker does not say; ``object``: the address of an
+    object store (``s3:``, ``swift:`` …), empty: there is none; ``storage``: its environment variables, by their names;
+    ``policies``: a folder of files that describe buckets, which are made at the start; ``origins``: sites whose pages
+    may use blobs.
+    """
+
+    filesystem: Literal["disk", "object", "repository"] = "disk"
+    object: str = ""
+    storage: dict[str, str] = {}
+    policies: str = ""
+    origins: tuple[str, ...] = ()
+
+
 class _File(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     profile: dict[str, Profile] = {}
     server: ServerSettings = ServerSettings()
     oidc: OidcSettings = OidcSettings()
     shares: SharesSettings = SharesSettings()
+    blobs: BlobsSettings = BlobsSettings()
 
 
 class Settings(msgspec.Struct, frozen=True):
@@ -244,6 +265,21 @@ def load_shares(options: Mapping[str, object], environment: Mapping[str, str] | 
     return msgspec.structs.replace(found, folder=folder)
 
 
+def load_blobs(options: Mapping[str, object], environment: Mapping[str, str] | None = None) -> BlobsSettings:
+    """What is set for blobs; the environment wins over the file."""
+    env = os.environ if environment is None else environment
+    table = _with_environment(_content(options, env).blobs, "BLOBS", env)
+    if isinstance(table["origins"], str):
+        table["origins"] = table["origins"].replace(",", " ").split()
+    try:
+        found = msgspec.convert(table, BlobsSettings, strict=False)
+    except msgspec.ValidationError as e:
+        raise UsageError(f"The settings of blobs: {e}.") from None
+    around = {k: v for k, v in env.items() if k.startswith(_STORAGE) and v}
+    policies = str(Path(found.policies).expanduser().absolute()) if found.policies else ""
+    return msgspec.structs.replace(found, policies=policies, storage=found.storage | around)
+
+
 def admin_password() -> str:
     """The password that the first administrator is to have; empty: a random one."""
     return os.environ.get("HOLDFAST_ADMIN_PASSWORD") or ""
@@ -262,7 +298,14 @@ def remote_token() -> str:
 def child_environment() -> dict[str, str]:
     """The environment for a program we start: ours without our secrets."""
     secret = (
-        *("HOLDFAST_PASSWORD", "HOLDFAST_ADMIN_PASSWORD", "HOLDFAST_SERVER__", "HOLDFAST_SHARES__", "HOLDFAST_TOKEN"),
+        *(
+            "HOLDFAST_PASSWORD",
+            "HOLDFAST_ADMIN_PASSWORD",
+            "HOLDFAST_SERVER__",
+            "HOLDFAST_SHARES__",
+            "HOLDFAST_BLOBS__",
+            "HOLDFAST_TOKEN",
+        ),
         *("HOLDFAST_SFTP_PASSWORD", "HOLDFAST_REST_PASSWORD"),
     )
     return {k: v for k, v in os.environ.items() if not k.startswith(secret)}

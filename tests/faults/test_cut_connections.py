@@ -142,6 +142,7 @@ def test_a_connection_that_stands_still_in_the_middle_of_a_pack_loses_nothing(pl
 @pytest.mark.parametrize("ways", ["budgets", "back_budgets"])
 def test_a_connection_cut_anywhere_while_it_is_made_is_worth_another_try(ways, request, tmp_path):
     for opened in PLACES["sftp-openssh"](request):
+        assert opened.access is not None
         (port,) = SERVER.findall(opened.address)
         with proxy_to(f"http://127.0.0.1:{port}") as proxy:
             there = f"127.0.0.1:{proxy.url.rpartition(':')[2]}"

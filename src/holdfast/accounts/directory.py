@@ -30,6 +30,7 @@ from holdfast.errors import AccountExists, Contradiction, Forbidden, NoAccount, 
 ROLES = ("admin", "user")
 SESSION_S = 12 * 3600
 LOGIN, TOKEN, OAUTH = "login", "token", "oauth"
+ANONYMOUS = "anonymous"  # as whom those act on an open server who have no log-in
 TOKEN_PREFIX = "hft_"  # so that a leaked token is known for one
 MOST_AUDIT = 1000
 MOST_TOKENS = 100  # of one account
@@ -99,6 +100,19 @@ class Directory:
                 return None
             self._add(c, "", "", username="admin", email="", name="", role="admin", password=hashed)
         return password
+
+    def anybody(self) -> Identity:
+        """As whom those act on an open server who have no log-in: the account ``anonymous``, which nobody can log in
+        to. It is made when it is not there; UsageError when somebody else has that name.
+        """
+        scopes = frozenset(f"{face}:{act}" for face in ("blobs", "shares") for act in ("read", "write"))
+        with self._writing() as c:
+            found = people.account_named(c, ANONYMOUS)
+            if found is None:
+                found = self._add(c, "", "", username=ANONYMOUS, email="", name="", role="user", password="")
+        if found.password:
+            raise UsageError(f"There is an account {ANONYMOUS!r} with a password.", "Delete it, or do without --open.")
+        return Identity(found.id, ANONYMOUS, found.role, scopes, via=TOKEN)
 
     def create(
         self, by: Identity, username: str, password: str, *, email: str = "", name: str = "", role: str = "user"

@@ -13,7 +13,9 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 
-from holdfast.archive.extents import Chunks
+import msgspec
+
+from holdfast.archive.extents import Chunks, measured
 from holdfast.errors import Damaged, HoldfastError
 from holdfast.repository.contents import hole_length, items_of
 from holdfast.repository.format import ID_SIZE, Entry
@@ -80,6 +82,33 @@ def _ready(piece: Future[bytes] | int) -> Iterator[bytes]:
         part = min(piece, len(_ZEROS))
         yield _ZEROS if part == len(_ZEROS) else _ZEROS[:part]
         piece -= part
+
+
+def part_of(chunks: Chunks, entry: Entry, start: int, stop: int, path: bytes) -> Iterator[bytes]:
+    """Bytes ``start`` up to, not including, ``stop`` of a file, verified; only the chunks that they touch are read."""
+    if (start, stop) != (0, entry.size):
+        entry, start, stop = _cut_out(chunks, entry, start, stop)
+    with Contents(chunks) as contents:
+        at = 0
+        for piece in contents.of(entry, path):
+            inside = piece[max(0, start - at) : stop - at]
+            at += len(piece)
+            if inside:
+                yield inside
+
+
+def _cut_out(chunks: Chunks, entry: Entry, start: int, stop: int) -> tuple[Entry, int, int]:
+    """Just the chunks that a range touches, and where the range lies in them."""
+    items: list[bytes] = []
+    at = first = size = 0
+    for item, length in measured(entry, chunks):
+        if at < stop and at + length > start:
+            if not items:
+                first = at
+            items.append(item)
+            size += length
+        at += length
+    return msgspec.structs.replace(entry, content=b"".join(items), depth=0, size=size), start - first, stop - first
 
 
 def _shown(path: bytes) -> str:

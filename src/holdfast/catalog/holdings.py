@@ -17,7 +17,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from holdfast.catalog.database import Connection
 from holdfast.catalog.numbers import next_number
 from holdfast.catalog.rows import columns, every, insert_new, one
-from holdfast.catalog.tables import accounts, digests, files, manifests, parts, seen, shelves, vaults, wanted
+from holdfast.catalog.tables import accounts, buckets, digests, files, manifests, parts, seen, shelves, vaults, wanted
 
 _AT_ONCE = 2000  # values in one question: every database takes so many
 whole = sa.and_(manifests.c.version > 0, manifests.c.deletion.is_(None))  # received to its end, and not deleted
@@ -453,7 +453,7 @@ def drop_shelves(connection: Connection, gone: Iterable[str]) -> None:
 
 
 def count_usage(connection: Connection) -> None:
-    """Set what each account uses to what it has: files, what came of others, manifests, vaults."""
+    """Set what each account uses to what it has: files, what came of others, manifests, vaults, buckets."""
     numbers = connection.execute(sa.select(accounts.c.id)).scalars().all()
     for number in hold_accounts(connection, numbers):
         there = sa.or_(manifests.c.deletion.is_(None), manifests.c.deletion > 0)
@@ -461,12 +461,15 @@ def count_usage(connection: Connection) -> None:
             _sum_and_count(files.c.size).where(files.c.account == number),
             _sum_and_count(manifests.c.size).where(manifests.c.account == number, manifests.c.version > 0, there),
             _sum_and_count(parts.c.stop - parts.c.start).where(parts.c.account == number),
-            sa.select(_sum(vaults.c.bytes), _sum(vaults.c.objects)).where(vaults.c.account == number),
+            *(
+                sa.select(_sum(table.c.bytes), _sum(table.c.objects)).where(table.c.account == number)
+                for table in (vaults, buckets)
+            ),
         ]
-        (size, count), (documents, manifest_count), (coming, _), kept = (connection.execute(q).one() for q in of_each)
+        of_files, of_manifests, of_parts, *others = (connection.execute(q).one() for q in of_each)
         used = {
-            "used_bytes": int(size + documents + coming + kept[0]),
-            "used_objects": int(count + manifest_count + kept[1]),
+            "used_bytes": int(of_files[0] + of_manifests[0] + of_parts[0] + sum(size for size, _ in others)),
+            "used_objects": int(of_files[1] + of_manifests[1] + sum(count for _, count in others)),
         }
         connection.execute(sa.update(accounts).where(accounts.c.id == number).values(used))
 

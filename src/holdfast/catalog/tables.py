@@ -259,7 +259,7 @@ shelves = sa.Table(  # snapshots of the shelf whose entries are in this catalog
 counters = sa.Table(
     "counters",
     metadata,
-    # accounts, manifests, vaults, shares: the last number that was given; owed: 1 if all of the shelf is to be merged
+    # accounts, manifests, vaults, buckets, shares: the last number given; owed: 1 if all of the shelf is to be merged
     sa.Column("name", sa.Text, primary_key=True),
     sa.Column("value", sa.BigInteger, nullable=False),
 )
@@ -317,6 +317,55 @@ vault_changes = sa.Table(  # uploads and deletions that run: one that is left sa
     sa.Column("bytes", sa.BigInteger, nullable=False),  # as what it counts meanwhile
     sa.Column("objects", sa.BigInteger, nullable=False),
     sa.Column("renewed_ns", sa.BigInteger, nullable=False, index=True),
+)
+
+# -- blobs -------------------------------------------------------------------------------------------------------------
+
+buckets = sa.Table(
+    "buckets",
+    metadata,
+    sa.Column("id", Number, primary_key=True, autoincrement=False),
+    # null: its account was deleted; it is still to be emptied
+    sa.Column("account", Number, sa.ForeignKey("accounts.id", ondelete="SET NULL"), nullable=True, index=True),
+    sa.Column("name", sa.Text, nullable=False, unique=True),
+    sa.Column("filesystem", sa.Text, nullable=False),
+    sa.Column("quota_bytes", sa.BigInteger),  # null: no limit but the account's
+    sa.Column("quota_objects", sa.BigInteger),
+    sa.Column("bytes", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("objects", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("created_ns", sa.BigInteger, nullable=False),
+    sa.CheckConstraint("filesystem IN ('disk', 'object', 'repository')", name="filesystem"),
+)
+
+bucket_grants = sa.Table(  # what others may do in a bucket
+    "bucket_grants",
+    metadata,
+    sa.Column("id", Number, primary_key=True),
+    sa.Column("bucket", Number, sa.ForeignKey("buckets.id", ondelete="CASCADE"), nullable=False, index=True),
+    _account(nullable=True),  # null: every account
+    sa.Column("allowed", sa.Text, nullable=False),  # with one space between
+)
+
+blobs = sa.Table(
+    "blobs",
+    metadata,
+    sa.Column("bucket", Number, sa.ForeignKey("buckets.id"), primary_key=True, autoincrement=False),
+    sa.Column("key", sa.LargeBinary, primary_key=True),  # UTF-8: every database sorts bytes in the same way
+    sa.Column("size", sa.BigInteger, nullable=False),
+    sa.Column("sha1", sa.Text, nullable=False),
+    sa.Column("modified_ns", sa.BigInteger, nullable=False),
+    sa.Column("place", sa.Text, nullable=False),  # what its content is called in the bucket's file system
+    *_content(),  # of one in the repository
+    sa.Index("ix_blobs_modified", "bucket", "modified_ns", "key"),
+)
+
+blob_leftovers = sa.Table(  # contents that no blob names: on their way, given up, or left of a server that was killed
+    "blob_leftovers",
+    metadata,
+    sa.Column("place", sa.Text, primary_key=True),
+    sa.Column("filesystem", sa.Text, nullable=False),
+    sa.Column("size", sa.BigInteger),  # null: unknown
+    sa.Column("due_ns", sa.BigInteger, nullable=False, index=True),  # from then on it may be removed
 )
 
 # -- one-time shares ---------------------------------------------------------------------------------------------------

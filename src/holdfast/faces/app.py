@@ -28,6 +28,7 @@ from holdfast.faces import manifests as faces_manifests
 from holdfast.faces import vault as faces_vault
 from holdfast.faces import vaults as faces_vaults
 from holdfast.faces.accounts import add_accounts
+from holdfast.faces.blobs import Apart, BlobRooms
 from holdfast.faces.gate import COOKIE, Gate
 from holdfast.faces.login import add_login
 from holdfast.faces.oauth2 import add_oauth2
@@ -63,6 +64,7 @@ class Rooms:
     vaults: Vaults
     objects: Objects
     shares: Shares
+    blobs: BlobRooms
     accel: str = ""
     openid: OpenID | None = None
 
@@ -70,7 +72,7 @@ class Rooms:
 def create_app(rooms: Rooms, log: TextIO) -> Application:
     """The application, ready to be served. ``log``: where its lines go."""
     app = FastAPI(title="Holdfast", version=__version__, docs_url=None, redoc_url=None, openapi_url=None)
-    metrics, gate = Metrics(), Gate(rooms.directory, rooms.oauth.by_access_token)
+    metrics, gate = Metrics(), Gate(rooms.directory, rooms.oauth.by_access_token, rooms.blobs.anybody)
     problems.install(app)
     _open_to_all(app, rooms)
     _metrics(app, gate, metrics)
@@ -81,7 +83,8 @@ def create_app(rooms: Rooms, log: TextIO) -> Application:
     app.include_router(faces_vault.router(rooms.vaults, rooms.objects, gate))
     _shares(app, gate, rooms)
     app.openapi = lambda: _document(app)  # type: ignore[method-assign]
-    return Watch(faces_files.Shortcut(app, rooms.files, gate), make_log(log), metrics)
+    quick = faces_files.Shortcut(app, rooms.files, gate)
+    return Watch(Apart(quick, rooms.blobs, gate), make_log(log), metrics)
 
 
 def _open_to_all(app: FastAPI, rooms: Rooms) -> None:

@@ -13,9 +13,10 @@ import re
 import threading
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator
-from contextlib import asynccontextmanager
+from concurrent.futures import Future
+from contextlib import aclosing, asynccontextmanager
 from tempfile import TemporaryFile
-from typing import Any, BinaryIO, NamedTuple, cast
+from typing import Any, BinaryIO, NamedTuple, Protocol, cast
 
 from anyio import CapacityLimiter
 from anyio.to_thread import run_sync
@@ -27,6 +28,7 @@ from starlette.types import Message, Receive, Scope, Send
 from holdfast.errors import BrokenOff, OutOfRange, StorageUnavailable, TooLarge, UsageError
 
 PIECE = 1 << 20
+AHEAD = 4  # pieces that may wait for being taken
 _CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18})")
 _RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})")
 
@@ -198,6 +200,40 @@ async def _received(request: Request) -> Message:
 
 def _broken_off() -> BrokenOff:
     return BrokenOff("The body ended before all of it had come.")
+
+
+class Taker(Protocol):
+    """Who takes a body piece by piece, in a thread of his own: see ``shelf.uploads``."""
+
+    def offer(self, piece: bytes, /) -> Future[None]: ...
+
+    def abandon(self) -> Future[Any]: ...
+
+
+async def fed(request: Request, taker: Taker, most: int) -> Exception | None:
+    """The body to its taker, without a thread that waits: some pieces are stored while the next ones come. What broke
+    it off, if anything did.
+    """
+    waiting = deque[Future[None]]()
+    try:
+        async with aclosing(pieces(request, most)) as body:
+            async for piece in body:
+                waiting.append(taker.offer(piece))
+                if len(waiting) > AHEAD:
+                    await asyncio.wrap_future(waiting.popleft())
+    except Exception as e:  # noqa: BLE001 - the caller decides what it means
+        return e
+    except BaseException:
+        taker.abandon()
+        raise
+    return None
+
+
+async def gone(taker: Taker) -> None:
+    """Give up a body, and wait until its thread has ended: until then it counts."""
+    ended = asyncio.wrap_future(taker.abandon())
+    await asyncio.wait([ended])
+    ended.exception()  # nobody's business any more
 
 
 async def spooled(request: Request, most: int, folder: str) -> BinaryIO:

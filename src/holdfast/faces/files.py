@@ -9,9 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-from collections import deque
-from concurrent.futures import Future
-from contextlib import aclosing
 from functools import partial
 from typing import Any
 
@@ -23,12 +20,22 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from holdfast.accounts.directory import Identity
 from holdfast.errors import BrokenOff, Contradiction, HoldfastError, NoContent, TooLarge, UsageError
-from holdfast.faces.bodies import Outgoing, Span, announced, content_range, limits_of, pieces, small, wanted_range
+from holdfast.faces.bodies import (
+    Outgoing,
+    Span,
+    announced,
+    content_range,
+    fed,
+    gone,
+    limits_of,
+    small,
+    wanted_range,
+)
 from holdfast.faces.gate import Gate
 from holdfast.faces.problems import Problem, problem_of, problems_of
 from holdfast.manifests.files import UNKNOWN, Files, State, parse_hash, quota_full
 from holdfast.manifests.removing import Remover
-from holdfast.shelf.uploads import AHEAD, Upload, hasher_of
+from holdfast.shelf.uploads import hasher_of
 
 _SMALL = 1 << 20  # a body up to this size is one chunk: it needs no thread of its own
 _HASHED_AT_ONCE = 128 << 10  # up to this size hashing is quicker than having a thread do it
@@ -142,8 +149,8 @@ class Face:
         known = await run_sync(self._files.state, by, hash_)
         most = self._files.most_bytes if known.is_available else await run_sync(self._files.admit, by, size)
         upload = self._files.receive(hash_, keep=not known.is_available)
-        if broken := await _feed(request, upload, most):
-            await _gone(upload)
+        if broken := await fed(request, upload, most):
+            await gone(upload)
             raise self._meant(broken, most)
         content, actual = await asyncio.wrap_future(upload.ended())
         if known.is_available and actual == hash_:
@@ -164,8 +171,8 @@ class Face:
         if (size := announced(request)) not in (None, span.stop - span.start):
             raise UsageError(f"Content-Range names {span.stop - span.start} bytes; the body has {size}.")
         upload = self._files.receive(None, keep=not known.is_available)
-        if broken := await _feed(request, upload, span.stop - span.start):
-            await _gone(upload)
+        if broken := await fed(request, upload, span.stop - span.start):
+            await gone(upload)
             raise broken
         content, _ = await asyncio.wrap_future(upload.ended())
         if content.size != span.stop - span.start:
@@ -196,7 +203,7 @@ class Face:
             await run_sync(self._files.demand_room, by, hash_, total)
         upload = self._files.receive(None)
         most = room if total == UNKNOWN else min(room, total - offset)
-        broken = await _feed(request, upload, most)
+        broken = await fed(request, upload, most)
         content, _ = await asyncio.wrap_future(upload.ended())
         if isinstance(broken, BrokenOff) or broken is None:
             ended = complete and broken is None
@@ -250,32 +257,6 @@ class Face:
         if known.size is not None:
             more["Upload-Length"] = str(known.size)
         return Response(status_code=204, headers=more)
-
-
-async def _feed(request: Request, upload: Upload, most: int) -> Exception | None:
-    """The body into the upload, without a thread that waits: some pieces are stored while the next ones come. What
-    broke it off, if anything did.
-    """
-    waiting = deque[Future[None]]()
-    try:
-        async with aclosing(pieces(request, most)) as body:
-            async for piece in body:
-                waiting.append(upload.offer(piece))
-                if len(waiting) > AHEAD:
-                    await asyncio.wrap_future(waiting.popleft())
-    except Exception as e:  # noqa: BLE001 - the caller decides what it means
-        return e
-    except BaseException:
-        upload.abandon()
-        raise
-    return None
-
-
-async def _gone(upload: Upload) -> None:
-    """Give up an upload, and wait until its thread has ended: until then it counts."""
-    ended = asyncio.wrap_future(upload.abandon())
-    await asyncio.wait([ended])
-    ended.exception()  # nobody's business any more
 
 
 def _facts(hash_: str) -> dict[str, str]:

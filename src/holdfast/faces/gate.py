@@ -13,6 +13,7 @@ import base64
 import hashlib
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from urllib.parse import urlsplit
 
 from anyio.to_thread import run_sync
@@ -23,6 +24,7 @@ from holdfast.errors import Forbidden, NotLoggedIn
 
 COOKIE = "holdfast_session"
 FRESH_S = 1.0  # so long a token, or a password, that was just looked up is believed
+OPEN_FACES = ("blobs", "shares")  # what an open server lets anybody use
 _MOST_FRESH = 4096
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 
@@ -31,15 +33,19 @@ Needs = Callable[[Request], Awaitable[Identity]]
 
 
 class Gate:
-    """Tells who asks. ``by_access_token`` knows OAuth2's tokens, the directory everything else."""
+    """Tells who asks. ``by_access_token`` knows OAuth2's tokens, the directory everything else. ``anybody``: as whom
+    those act who have no log-in; None: as nobody.
+    """
 
-    def __init__(self, directory: Directory, by_access_token: ByToken) -> None:
-        self._directory, self._by_access_token = directory, by_access_token
+    def __init__(self, directory: Directory, by_access_token: ByToken, anybody: Identity | None = None) -> None:
+        self._directory, self._by_access_token, self._anybody = directory, by_access_token, anybody
         self._fresh: dict[bytes, tuple[float, int, Identity]] = {}
 
-    async def identity(self, request: Request) -> Identity:
-        """Who asks. NotLoggedIn, Forbidden (a foreign page's request), or TooManyAttempts."""
-        found = await self._identity(request)
+    async def identity(self, request: Request, *, open_to_all: str = "") -> Identity:
+        """Who asks. NotLoggedIn, Forbidden (a foreign page's request), or TooManyAttempts. ``open_to_all``: the face
+        that is asked, if an open server lets anybody use it.
+        """
+        found = await self._identity(request, open_to_all)
         request.scope["holdfast.account"] = found.username  # for the log
         return found
 
@@ -47,13 +53,13 @@ class Gate:
         """A dependency for FastAPI: who asks, who must have that scope."""
 
         async def demanding(request: Request) -> Identity:
-            found = await self.identity(request)
+            found = await self.identity(request, open_to_all=scope.partition(":")[0])
             found.demand(scope)
             return found
 
         return demanding
 
-    async def _identity(self, request: Request) -> Identity:
+    async def _identity(self, request: Request, face: str) -> Identity:
         address = address_of(request)
         if header := request.headers.get("authorization"):
             scheme, _, rest = header.partition(" ")
@@ -67,6 +73,8 @@ class Gate:
         if key := request.cookies.get(COOKIE):
             demand_own_origin(request)
             return await run_sync(self._directory.by_session, key, address)
+        if self._anybody is not None and face in OPEN_FACES:
+            return replace(self._anybody, address=address)
         raise NotLoggedIn("You are not logged in.", "Send an API token as `Authorization: Bearer`, or log in.")
 
     def _by_bearer(self, secret: str, address: str) -> Identity:

@@ -37,8 +37,8 @@ MOST_BARE = 64 << 10  # bytes that may come without one of a body: headers, and 
 _OTHER_FILES = 200  # that the process has open beside connections
 
 
-def listen(host: str, port: int) -> socket.socket:
-    """A socket that listens; UsageError says why it cannot."""
+def listen(host: str, port: int, option: str = "--port") -> socket.socket:
+    """A socket that listens; UsageError says why it cannot. ``option``: what says another port."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -47,7 +47,9 @@ def listen(host: str, port: int) -> socket.socket:
         listener.listen(1024)
     except OSError as e:
         listener.close()
-        raise UsageError(f"Cannot listen on {host}:{port}: {e.strerror}.", "Choose another --host or --port.") from None
+        raise UsageError(
+            f"Cannot listen on {host}:{port}: {e.strerror}.", f"Choose another --host or {option}."
+        ) from None
     return listener
 
 
@@ -73,14 +75,14 @@ class Ending:
             self.server.should_exit = True
 
 
-def serve_app(app: ASGIApp, listener: socket.socket, ending: Ending, settings: ServerSettings) -> None:
+def serve_app(app: ASGIApp, listeners: Sequence[socket.socket], ending: Ending, settings: ServerSettings) -> None:
     """Serve until it is to end; then return. Of the settings count the proxies, who may say which address a request
     comes from, and what is said of patience and connections.
     """
     _collect_less_often()
     ending.server = _Server(_Config(app, settings))
     if not ending.asked:  # while it runs uvicorn hears the signals itself
-        ending.server.run(sockets=[listener])
+        ending.server.run(sockets=list(listeners))
 
 
 def _collect_less_often() -> None:

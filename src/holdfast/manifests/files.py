@@ -15,8 +15,7 @@ from dataclasses import dataclass, field
 import msgspec
 
 from holdfast.accounts.directory import Identity
-from holdfast.archive.content import Contents
-from holdfast.archive.extents import measured
+from holdfast.archive.content import part_of
 from holdfast.catalog import holdings, people
 from holdfast.catalog.database import Connection, Database
 from holdfast.catalog.holdings import File, Part
@@ -34,7 +33,7 @@ from holdfast.errors import (
 from holdfast.repository.contents import ContentList, split_items
 from holdfast.repository.writer import TREE
 from holdfast.shelf.shelf import Content, Order, Ready, Shelf
-from holdfast.shelf.uploads import Cutters, Upload, hasher_of
+from holdfast.shelf.uploads import Cutters, Upload, hasher_of, in_repository, nowhere
 
 Range = tuple[int, int]  # from the first byte up to, not including, the last
 MOST_PARTS = 10_000  # of a file, as with S3
@@ -142,9 +141,10 @@ class Files:
             if holdings.file_of(c, by.account, hash_) is None:
                 raise _gone(hash_)
 
-    def receive(self, hash_: str | None, *, keep: bool = True) -> Upload:
+    def receive(self, hash_: str | None, *, keep: bool = True) -> Upload[Content]:
         """Take a body. ``hash_``: what it should hash to; None for a part. Not ``keep``: only hash it."""
-        return Upload(self._shelf, self._cutters, hash_, keep=keep)
+        store = in_repository(self._shelf, self._cutters) if keep else nowhere
+        return Upload(store, hasher_of(hash_) if hash_ is not None else None)
 
     def put(self, by: Identity, hash_: str, content: Content | bytes, actual: str) -> tuple[Future[None], Arrival]:
         """Have a whole file become durable. ``actual``: the hash of its bytes; WrongContent when it is another one."""
@@ -318,28 +318,7 @@ class Files:
     # -- reading ---------------------------------------------------------------------------------------------------
 
     def _read(self, content: Content, start: int, stop: int, name: str) -> Iterator[bytes]:
-        if (start, stop) != (0, content.size):
-            content, start, stop = self._cut_out(content, start, stop)
-        with Contents(self._shelf) as contents:
-            at = 0
-            for piece in contents.of(content.entry(b""), name.encode()):
-                inside = piece[max(0, start - at) : stop - at]
-                at += len(piece)
-                if inside:
-                    yield inside
-
-    def _cut_out(self, content: Content, start: int, stop: int) -> tuple[Content, int, int]:
-        """Just the chunks that a range touches, and where the range lies in them."""
-        items: list[bytes] = []
-        at = first = size = 0
-        for item, length in measured(content.entry(b""), self._shelf):
-            if at < stop and at + length > start:
-                if not items:
-                    first = at
-                items.append(item)
-                size += length
-            at += length
-        return Content(size, b"".join(items), 0), start - first, stop - first
+        yield from part_of(self._shelf, content.entry(b""), start, stop, name.encode())
 
 
 def _gone(hash_: str) -> StorageUnavailable:

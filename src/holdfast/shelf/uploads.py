@@ -1,8 +1,7 @@
-"""A body on its way into the repository: hashed, cut and stored while it comes, in a thread of its own.
+"""A body on its way in: hashed and stored while it comes, in a thread of its own.
 
 What is promised: memory does not grow with the body, if whoever offers pieces waits when AHEAD of them are not taken
-yet; only ``feed`` and ``finish`` wait in the caller's thread; nothing of it counts before an order of the shelf names
-it.
+yet; only ``feed`` and ``finish`` wait in the caller's thread; nothing of it counts before the catalog names it.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from holdfast.repository.chunking import Cutter
 from holdfast.repository.contents import ContentList
@@ -27,6 +26,8 @@ if TYPE_CHECKING:
     from hashlib import _Hash
 
 T = TypeVar("T")
+Stored = TypeVar("Stored")
+Next = Callable[[], Buffer]  # the next piece of a body; empty at its end
 
 PIECE = 1 << 20  # bytes handed over at a time
 AHEAD = 4  # pieces that may wait for being taken
@@ -59,20 +60,19 @@ class Cutters:
             self._free.append(cutter)
 
 
-class Upload:
-    """One body. ``offer`` (or ``feed``), and then ``ended`` (or ``finish``), or ``abandon``. ``hash_`` chooses the
-    hash; None: none is made.
+class Upload(Generic[Stored]):
+    """One body. ``offer`` (or ``feed``), and then ``ended`` (or ``finish``), or ``abandon``. ``store`` is called in the
+    thread; it takes pieces until one is empty, and gives what was stored. ``hasher``: what hashes it; None: nothing.
     """
 
-    def __init__(self, shelf: Shelf, cutters: Cutters, hash_: str | None, *, keep: bool = True) -> None:
-        self._shelf, self._cutters, self._keep = shelf, cutters, keep
-        self._hasher = hasher_of(hash_) if hash_ is not None else None
+    def __init__(self, store: Callable[[Next], Stored], hasher: _Hash | None) -> None:
+        self._store, self._hasher = store, hasher
         self._pieces: queue.SimpleQueue[tuple[Buffer, Future[None]] | None] = queue.SimpleQueue()
         self._fed: deque[Future[None]] = deque()
         self._abandoned = False
         self._lock = threading.Lock()  # no piece is added once the thread has failed: nobody would take it
         self._failure: BaseException | None = None
-        self._done: Future[tuple[Content, str]] = _started(Future())
+        self._done: Future[tuple[Stored, str]] = _started(Future())
         threading.Thread(target=self._run, name="upload", daemon=True).start()
 
     def offer(self, piece: Buffer) -> Future[None]:
@@ -93,25 +93,24 @@ class Upload:
         if len(self._fed) > AHEAD:
             self._fed.popleft().result()
 
-    def ended(self) -> Future[tuple[Content, str]]:
-        """That was all. The future tells the content, and its hash in hex digits (empty if none was asked for)."""
+    def ended(self) -> Future[tuple[Stored, str]]:
+        """That was all. The future tells what was stored, and its hash in hex digits (empty if none was asked for)."""
         self._pieces.put(None)
         return self._done
 
-    def finish(self) -> tuple[Content, str]:
+    def finish(self) -> tuple[Stored, str]:
         """That was all: waits for what ``ended`` tells."""
         return self.ended().result()
 
-    def abandon(self) -> Future[tuple[Content, str]]:
+    def abandon(self) -> Future[tuple[Stored, str]]:
         """End the thread; what was stored is not referred to by anything. The future is done when it has ended."""
         self._abandoned = True
         return self.ended()
 
     def _run(self) -> None:
         try:
-            with self._cutters.lent() as cutter:
-                content = self._store(cutter)
-            self._done.set_result((content, self._hasher.hexdigest() if self._hasher else ""))
+            stored = self._store(self._next)
+            self._done.set_result((stored, self._hasher.hexdigest() if self._hasher else ""))
         except BaseException as e:  # noqa: BLE001 - it is raised in the caller's thread
             self._fail(e)
 
@@ -122,18 +121,6 @@ class Upload:
             if (waiting := self._pieces.get()) is not None:
                 waiting[1].set_exception(error)
         self._done.set_exception(error)
-
-    def _store(self, cutter: Cutter) -> Content:
-        items, size = ContentList(lambda piece: self._shelf.add(TREE, piece)), 0
-        read_into = _reading(self._next)
-        if not self._keep:
-            while piece := self._next():
-                size += len(piece)
-            return Content(size, b"", 0)
-        for chunk in cutter.cut(read_into):
-            items.add(self._shelf.add(LARGE, chunk))
-            size += len(chunk)
-        return Content(size, *items.finish())
 
     def _next(self) -> Buffer:
         """The next piece, hashed; empty at the end."""
@@ -153,7 +140,29 @@ def _started(future: Future[T]) -> Future[T]:
     return future
 
 
-def _reading(next_piece: Callable[[], Buffer]) -> Callable[[memoryview], int]:
+def in_repository(shelf: Shelf, cutters: Cutters) -> Callable[[Next], Content]:
+    """A body becomes a content of the repository. It is durable once an order of the shelf names it."""
+
+    def store(next_piece: Next) -> Content:
+        items, size = ContentList(lambda piece: shelf.add(TREE, piece)), 0
+        with cutters.lent() as cutter:
+            for chunk in cutter.cut(reading(next_piece)):
+                items.add(shelf.add(LARGE, chunk))
+                size += len(chunk)
+        return Content(size, *items.finish())
+
+    return store
+
+
+def nowhere(next_piece: Next) -> Content:
+    """A body is only hashed."""
+    size = 0
+    while piece := next_piece():
+        size += len(piece)
+    return Content(size, b"", 0)
+
+
+def reading(next_piece: Next) -> Callable[[memoryview], int]:
     """Pieces as a stream to read from."""
     held = memoryview(b"")
 

@@ -1,7 +1,8 @@
 """Builds everything ``holdfast serve`` runs: the catalog, the accounts, the repository, the faces.
 
 Under the data folder lie ``repository/`` and its ``key`` (mode 0600), and ``catalog.db`` unless another database is
-named; below ``vaults/`` one folder for each vault; in ``shares/`` what is shared. All of it is made on the first start.
+named; below ``vaults/`` one folder for each vault; in ``shares/`` what is
+shared, in ``blobs/`` the contents of blobs on disk. All of it is made on the first start.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from holdfast.manifests.snapshots import SnapshotMaker
 from holdfast.manifests.tidying import Tidier
 from holdfast.repository.keys import Sheet
 from holdfast.repository.repository import Repository, create, open_repository
-from holdfast.settings import OidcSettings, ServerSettings, SharesSettings
+from holdfast.settings import BlobsSettings, OidcSettings, ServerSettings, SharesSettings
 from holdfast.shares.gone import GoneHere, GoneInRedis
 from holdfast.shares.keeping import Keeper as SharesKeeper
 from holdfast.shares.shares import Shares
@@ -43,6 +44,7 @@ from holdfast.vaults.keeping import Keeper
 from holdfast.vaults.objects import Objects
 from holdfast.vaults.vaults import Vaults
 from holdfast.wiring.app import machine_owner, read_first_line, read_key_file, return_freed_memory, write_key_file
+from holdfast.wiring.blobs import open_blobs
 from holdfast.wiring.provider import fetch
 
 _SWITCH_S = 0.0005  # a thread that comes back from the disk waits so long for the one that answers requests
@@ -67,6 +69,8 @@ def open_server(
     *,
     oidc: OidcSettings | None = None,
     sharing: SharesSettings | None = None,
+    blobs: BlobsSettings | None = None,
+    blob_port: int | None = None,
 ) -> Iterator[Server]:
     """Open or make everything; close it at the end of the block."""
     return_freed_memory(arenas=2)
@@ -90,41 +94,46 @@ def open_server(
         def tell(work: str, error: Exception) -> None:
             make_log(log).error("housekeeping", work=work, error=str(error), exc_info=error)
 
+        anybody = directory.anybody() if settings.open else None
         with (
-            _manifests(settings, repository, database, now_ns, tell) as (files, manifests, remover),
+            contextlib.closing(Shelf(repository, database, f"holdfast {__version__}")) as shelf,
+            _manifests(settings, shelf, database, now_ns, tell) as (files, manifests, remover),
             _vaults(folder, database, now_ns, tell) as (vaults, objects),
             _shares(folder, sharing or SharesSettings(), database, passwords, now_ns, tell) as shares,
-        ):
+            open_blobs(
+                blobs or BlobsSettings(), folder, shelf, database, now_ns, tell, most_bytes=settings.most_bytes,
+                port=blob_port, anybody=anybody,
+            ) as blob_rooms,
+        ):  # fmt: skip
             openid = _openid(oidc, database, passwords, now_ns)
             waiting = str(_waiting(folder))
             rooms = Rooms(
                 directory, ready, oauth, settings.url, files, manifests, remover, waiting, vaults, objects, shares,
-                sharing.accel if sharing else "", openid,
+                blob_rooms, sharing.accel if sharing else "", openid,
             )  # fmt: skip
             yield Server(create_app(rooms, log), folder, is_new, password)
 
 
 @contextlib.contextmanager
 def _manifests(
-    settings: ServerSettings, repository: Repository, database: Database, now_ns: Callable[[], int], tell: Tell
+    settings: ServerSettings, shelf: Shelf, database: Database, now_ns: Callable[[], int], tell: Tell
 ) -> Iterator[tuple[Files, Manifests, Remover]]:
     """The room of manifests and files, and the thread that keeps it in order."""
     folder, program = str(_waiting(Path(settings.data))), f"holdfast {__version__}"
-    with contextlib.closing(Shelf(repository, database, program)) as shelf:
 
-        def wake(*_: object) -> None:
-            keeper.wake()
+    def wake(*_: object) -> None:
+        keeper.wake()
 
-        files = Files(shelf, database, now_ns, settings.most_bytes, wake)
-        manifests = Manifests(shelf, files, database, now_ns, wake)
-        remover = Remover(shelf, manifests, database, folder, now_ns, wake)
-        maker = SnapshotMaker(shelf, files, manifests, database, folder, program)
-        tidier = Tidier(shelf, manifests, database, folder, now_ns)
-        keeper = Housekeeper(shelf, files, manifests, maker, remover, tidier, database, tell)
-        manifests.clear(all_of_them=database.is_sqlite)  # there is one server for that: what was received is lost
-        keeper.start()
-        with contextlib.closing(manifests), contextlib.closing(keeper):
-            yield files, manifests, remover
+    files = Files(shelf, database, now_ns, settings.most_bytes, wake)
+    manifests = Manifests(shelf, files, database, now_ns, wake)
+    remover = Remover(shelf, manifests, database, folder, now_ns, wake)
+    maker = SnapshotMaker(shelf, files, manifests, database, folder, program)
+    tidier = Tidier(shelf, manifests, database, folder, now_ns)
+    keeper = Housekeeper(shelf, files, manifests, maker, remover, tidier, database, tell)
+    manifests.clear(all_of_them=database.is_sqlite)  # there is one server for that: what was received is lost
+    keeper.start()
+    with contextlib.closing(manifests), contextlib.closing(keeper):
+        yield files, manifests, remover
 
 
 @contextlib.contextmanager
