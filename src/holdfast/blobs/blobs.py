@@ -142,7 +142,9 @@ class Blobs:
         account = coming.bucket.account
         if coming.bucket.filesystem != rows.REPOSITORY:
             return self._desk.commit(Order(account, lambda c: self._note(c, coming, content, sha1)))
-        path = path_of(coming.where, sha1)
+        where = coming.where
+        name = rows.shelf_name(where.bucket, Blob(key=where.key, size=0, sha1=sha1, modified_ns=0, place=where.place))
+        path = f"{where.owner}/blobs/{name}".encode()
         return self._shelf.commit(
             shelves.Order(path, account, to_shelf(content), self._note_shelved, (coming, content.place, sha1))
         )
@@ -266,11 +268,6 @@ def _room(c: Connection, bucket: Bucket, old: Blob | None) -> int | None:
         if quota is not None:
             rooms.append(max(0, quota - used + freed))
     return min(rooms, default=None)
-
-
-def path_of(where: Where, sha1: str) -> bytes:
-    """What a content is called on the shelf."""
-    return f"{where.owner}/blobs/{where.bucket}/{where.key.hex()}.{where.place}.{sha1}".encode()
 
 
 def quota_full(bucket: Bucket, whose: str) -> QuotaFull:

@@ -283,13 +283,41 @@ def give_up_content(connection: Connection, filesystem: str, blob: Blob, due_ns:
 # -- blobs on the shelf ------------------------------------------------------------------------------------------------
 
 
-def on_shelf(connection: Connection, username: str, name: str, key: bytes, place: str) -> Blob | None:
-    """The blob whose content that is; None when no blob names it."""
-    bucket = bucket_named(connection, name)
-    if bucket is None or bucket.username != username or bucket.filesystem != REPOSITORY:
+def shelf_name(bucket: str, blob: Blob) -> str:
+    """What a blob's content is called on the shelf, below its owner's: enough to make its row anew."""
+    return f"{bucket}/{blob.key.hex()}.{blob.place}.{blob.sha1}"
+
+
+def on_shelf(connection: Connection, username: str, bucket: str, name: str) -> Blob | None:
+    """The blob whose content is called that; None when no blob names it any more."""
+    key, place, _ = name.split(".")
+    there = bucket_named(connection, bucket)
+    if there is None or there.username != username or there.filesystem != REPOSITORY:
         return None
-    found = blob_of(connection, bucket.id, key)
+    found = blob_of(connection, there.id, bytes.fromhex(key))
     return found if found is not None and found.place == place else None
+
+
+def take_in(connection: Connection, account: int, bucket: str, name: str, found: Blob) -> None:
+    """A content was met on the shelf that the catalog did not know: it is its key's again, unless there is a newer one,
+    or the bucket is somebody else's now. ``found``: all but key, place and hash.
+    """
+    key, place, sha1 = name.split(".")
+    blob = msgspec.structs.replace(found, key=bytes.fromhex(key), place=place, sha1=sha1)
+    if bucket_named(connection, bucket) is None:
+        add_bucket(connection, account=account, name=bucket, filesystem=REPOSITORY, created_ns=blob.modified_ns)
+    there = bucket_named(connection, bucket)
+    if there is None or there.account != account or there.filesystem != REPOSITORY:
+        return
+    old = blob_of(connection, there.id, blob.key)
+    if old is not None and old.modified_ns >= blob.modified_ns:
+        return
+    put_blob(connection, there.id, blob, is_new=old is None)
+    size, objects = there.bytes + blob.size - (old.size if old else 0), there.objects + (0 if old else 1)
+    change_bucket(connection, there.id, bytes=size, objects=objects)
+
+
+# -- keeping -----------------------------------------------------------------------------------------------------------
 
 
 def make_all_due(connection: Connection, due_ns: int) -> None:

@@ -4,7 +4,7 @@ Each commit of the shelf puts a snapshot. When many have gathered, they are merg
 no longer knows (parts of files that are whole by now, what was given up), and the old ones deleted: what nothing needs
 any more, prune frees. After something was given up all are merged, however few, so that its space can be freed soon. A
 snapshot of the shelf that the catalog does not know (the server was killed between the two, or the catalog was lost) is
-taken in: its files, parts and manifests become the accounts' again.
+taken in: its files, parts, blobs and manifests become the accounts' again.
 
 What is promised: a merged snapshot is durable before one that it stands for is deleted; what the catalog
 names is never left out; taking in twice changes nothing.
@@ -20,7 +20,8 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 
 from holdfast.accounts.directory import Identity
-from holdfast.catalog import holdings, numbers, people
+from holdfast.catalog import blobs, holdings, numbers, people
+from holdfast.catalog.blobs import Blob
 from holdfast.catalog.database import Connection, Database
 from holdfast.catalog.holdings import File, Part
 from holdfast.errors import AccountError, ContentError, HoldfastError, QuotaFull, UsageError
@@ -114,7 +115,7 @@ class Tidier:
         return others
 
     def _note(self, c: Connection, by: Identity, path: bytes, entry: Entry, deletions: int) -> bool:
-        """Note a file or a part; False for a manifest."""
+        """Note a file, a part or a blob; False for a manifest."""
         _, kind, *rest = path.decode().split("/")
         if kind == "files" and holdings.file_of(c, by.account, rest[0]) is None:
             file = File(rest[0], entry.size, entry.content, entry.depth)
@@ -125,6 +126,10 @@ class Tidier:
             start, stop, total = (int(number) for number in rest[1].split("-", 2))
             part = Part(rest[0], start, stop, total, entry.content, entry.depth)
             holdings.add_part(c, by.account, part, self._now_ns())
+        if kind == "blobs":
+            found = Blob(key=b"", size=entry.size, sha1="", modified_ns=entry.mtime_ns, place="", chunks=entry.content,
+                         depth=entry.depth)  # fmt: skip
+            blobs.take_in(c, by.account, rest[0], rest[1], found)
         return kind != "manifests"
 
     def _take_in_manifest(self, by: Identity, content: Content) -> None:
@@ -240,6 +245,10 @@ def _known(c: Connection, paths: Iterable[bytes]) -> dict[bytes, Content]:
             for path, name in names.items():
                 if part := there.get((name[0], *_bounds(name[1]))):
                     found[path] = Content(part.stop - part.start, part.chunks, part.depth)
+        elif kind == "blobs":
+            for path, name in names.items():
+                if blob := blobs.on_shelf(c, username, name[0], name[1]):
+                    found[path] = Content(blob.size, blob.chunks, blob.depth)
     return found
 
 
