@@ -32,6 +32,7 @@ from holdfast.blobs.buckets import Buckets, Policy, Quota
 from holdfast.blobs.conditions import ANY, Conditions, tags
 from holdfast.blobs.filesystems import SMALL, Content
 from holdfast.blobs.listing import Lister, Query
+from holdfast.blobs.snapshots import BucketSnapshots
 from holdfast.catalog.blobs import Blob, Bucket
 from holdfast.errors import BrokenOff, HoldfastError, ObjectMissing, StorageUnavailable, UsageError
 from holdfast.faces.blob_json import (
@@ -42,6 +43,7 @@ from holdfast.faces.blob_json import (
     listed,
     no_method,
     refusal,
+    when,
 )
 from holdfast.faces.bodies import Outgoing, announced, fed, limits_of, small, wanted_range
 from holdfast.faces.gate import Gate
@@ -68,6 +70,7 @@ class BlobRooms:
     blobs: Blobs
     buckets: Buckets
     lister: Lister
+    snapshots: BucketSnapshots
     origins: tuple[str, ...] = ()
     port: int | None = None
     anybody: Identity | None = None
@@ -77,7 +80,7 @@ class Apart:
     """Leads to blobs what is theirs: everything that comes to their own port, and what begins with ``/blobs``."""
 
     def __init__(self, app: ASGIApp, rooms: BlobRooms, gate: Gate) -> None:
-        face = Face(rooms.blobs, rooms.buckets, rooms.lister, gate)
+        face = Face(rooms, gate)
         self._app, self._port = app, rooms.port
         self._root, self._below = face.mounted("", rooms.origins), face.mounted(PREFIX, rooms.origins)
 
@@ -94,8 +97,9 @@ class Apart:
 class Face:
     """Answers what is asked of blobs; ``mounted`` makes an application of it."""
 
-    def __init__(self, blobs: Blobs, buckets: Buckets, lister: Lister, gate: Gate) -> None:
-        self._blobs, self._buckets, self._lister, self._gate = blobs, buckets, lister, gate
+    def __init__(self, rooms: BlobRooms, gate: Gate) -> None:
+        self._blobs, self._buckets, self._lister = rooms.blobs, rooms.buckets, rooms.lister
+        self._snapshots, self._gate = rooms.snapshots, gate
 
     def mounted(self, at: str, origins: Sequence[str]) -> ASGIApp:
         """The application; ``at``: what its paths begin with. ``origins``: pages of these sites may use it."""
@@ -139,6 +143,10 @@ class Face:
             return {"GET": self._grants, "HEAD": self._grants, "PUT": self._put_grants}
         if "quota" in request.query_params:
             return {"GET": self._about, "HEAD": self._about, "PUT": self._put_quota}
+        if "snapshots" in request.query_params:
+            return {"GET": self._list_snapshots, "HEAD": self._list_snapshots, "POST": self._make_snapshot}
+        if "restore" in request.query_params:
+            return {"POST": self._restore}
         return {"GET": self._list, "HEAD": self._list, "PUT": self._create, "DELETE": self._delete_bucket}
 
     # -- buckets -----------------------------------------------------------------------------------------------------
@@ -185,6 +193,31 @@ class Face:
             raise
         body = await Outgoing(listed(listing, clock), limits.downloading, over).begin()
         return body.answer(200, {"Cache-Control": "no-store"}, "application/json")
+
+    # -- a bucket as a snapshot ----------------------------------------------------------------------------------------
+
+    async def _list_snapshots(self, request: Request, by: Identity, bucket: str, key: str) -> Response:
+        found = await run_sync(self._snapshots.listed, by, bucket, limiter=limits_of(request).downloading)
+        shown = [
+            {"snapshot": one.id, "time": when(one.snapshot.time_ns), "objects": one.snapshot.totals.files,
+             "bytes": one.snapshot.totals.bytes_total}
+            for one in found
+        ]  # fmt: skip
+        return answer({"count": len(shown), "snapshots": shown})
+
+    async def _make_snapshot(self, request: Request, by: Identity, bucket: str, key: str) -> Response:
+        limits = limits_of(request)
+        async with limits.documents.turn(by.account):
+            done = await run_sync(self._snapshots.make, by, bucket, limiter=limits.uploading)
+        return answer({"snapshot": done.snapshot, "objects": done.objects, "bytes": done.bytes}, 201)
+
+    async def _restore(self, request: Request, by: Identity, bucket: str, key: str) -> Response:
+        limits, snapshot = limits_of(request), request.query_params["restore"]
+        async with limits.documents.turn(by.account):
+            done = await run_sync(self._snapshots.restore, by, bucket, snapshot, limiter=limits.uploading)
+        return answer(
+            {"snapshot": done.snapshot, "objects": done.objects, "bytes": done.bytes, "unchanged": done.unchanged}
+        )
 
     # -- blobs -------------------------------------------------------------------------------------------------------
 

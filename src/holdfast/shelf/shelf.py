@@ -150,6 +150,16 @@ class Shelf:
                 self._renew()
                 raise
 
+    def flush(self) -> None:
+        """Have all that was added lie in packs, so that a snapshot can be made of it."""
+        with self._lock:
+            self._mend()
+            try:
+                self._session.writer.flush()
+            except BaseException:
+                self._renew()
+                raise
+
     def commit(self, order: Order) -> Future[None]:
         """Have an order carried out; its future."""
         with self._door:

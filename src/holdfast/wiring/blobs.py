@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from holdfast import __version__
 from holdfast.accounts.directory import Identity
 from holdfast.blobs.blobs import Blobs, Tell
 from holdfast.blobs.buckets import Buckets
@@ -16,6 +17,7 @@ from holdfast.blobs.listing import Lister
 from holdfast.blobs.pieces import Pieces
 from holdfast.blobs.places import Places
 from holdfast.blobs.shelved import Shelved
+from holdfast.blobs.snapshots import BucketSnapshots
 from holdfast.catalog.blobs import DISK, OBJECT, REPOSITORY
 from holdfast.catalog.database import Database
 from holdfast.errors import UsageError
@@ -64,7 +66,8 @@ def open_blobs(
         keeper.start()
         open_.enter_context(contextlib.closing(keeper))
         origins = ("*",) if anybody else settings.origins
-        yield BlobRooms(blobs, buckets, Lister(database), origins, port, anybody)
+        snapshots = BucketSnapshots(database, blobs, shelf, str(data / "waiting"), f"holdfast {__version__}")
+        yield BlobRooms(blobs, buckets, Lister(database), snapshots, origins, port, anybody)
 
 
 def _storages(settings: BlobsSettings, data: Path) -> dict[str, Storage]:
