@@ -21,6 +21,7 @@ from holdfast.storage.base import Buffer
 MOST_PARTS = 20
 FIELD_MOST = 8 << 10
 OVERHEAD = 256 << 10  # more than all of a form but its file can have
+_HEADER_MOST = 32 << 10  # names of files may be long, and what is kept of them is not
 _BOUNDARY = re.compile(rb"[ -~]{1,70}")
 _ESCAPED = {"%22": '"', "%0D": "\r", "%0A": "\n"}  # as browsers write them in names, and nothing else
 _ESCAPE = re.compile("|".join(_ESCAPED), re.IGNORECASE)
@@ -60,6 +61,7 @@ class FileForm:
                 "on_headers_finished": self._headers_end, "on_part_data": self._data,
                 "on_part_end": self._part_ends, "on_end": self._end,
             },
+            max_header_size=_HEADER_MOST,
         )  # fmt: skip
         self._parser.logger = _silent
 
