@@ -29,6 +29,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "login": ("login:login", "Log in to a server, with a browser anywhere."),
     "logout": ("login:logout", "End the log-in to a server."),
     "manifest": ("manifests:manifest", "Push folders to a server, and pull them back."),
+    "blob": ("blobs:blob", "Keep blobs in buckets on a server."),
     "bench-storage": ("storages:bench_storage", "Measure how quick a storage is."),
     "self-test": ("checking:self_test", "Back up, verify and restore a small tree on this machine."),
     "completion": ("checking:completion", "Print a shell's completion script."),

@@ -16,7 +16,7 @@ from holdfast.remote.http import Again, body_of, said, unreachable
 from holdfast.remote.logins import Login
 
 CLIENT = "holdfast-cli"
-SCOPES = "files:read files:write vaults:read vaults:write"
+SCOPES = "files:read files:write blobs:read blobs:write shares:read shares:write vaults:read vaults:write"
 _GRANT = "urn:ietf:params:oauth:grant-type:device_code"
 _SLOWER_S = 5  # RFC 8628: so much longer to wait after each slow_down
 _LONGEST_WAIT_S = 60

@@ -15,6 +15,7 @@ import msgspec
 
 from holdfast import __version__
 from holdfast.errors import (
+    ConditionFailed,
     ContentError,
     Contradiction,
     Forbidden,
@@ -34,8 +35,8 @@ ANSWER_MOST = 4 << 20  # bytes of an answer that is held in memory
 _SAID_MOST = 300
 _CONNECT_S, _SILENCE_S = 15.0, 600.0  # a server may need minutes to check the hash of a file that has just come whole
 _KINDS: Mapping[int, type[HoldfastError]] = {
-    401: NotLoggedIn, 403: Forbidden, 404: NoContent, 409: Contradiction, 413: TooLarge, 416: OutOfRange,
-    422: WrongContent,
+    401: NotLoggedIn, 403: Forbidden, 404: NoContent, 409: Contradiction, 412: ConditionFailed, 413: TooLarge,
+    416: OutOfRange, 422: WrongContent,
 }  # fmt: skip
 _PASSING = frozenset({429, 502, 503, 504})
 
@@ -87,7 +88,7 @@ def unreachable(url: str, error: httpx2.TransportError) -> Again:
 def error_of(answer: httpx2.Response, body: bytes) -> HoldfastError:
     """The error that an answer stands for; ``Again`` where the same request may succeed later."""
     status, told = answer.status_code, _problem(body)
-    sentence, hint = said(told.get("detail", "")), said(told.get("hint", ""))
+    sentence, hint = said(told.get("detail") or told.get("description") or ""), said(told.get("hint", ""))
     sentence = f"The server says: {sentence}." if sentence else f"The server answers {status}."
     if status in _PASSING:
         return Again(sentence, hint, after=_retry_after(answer))
