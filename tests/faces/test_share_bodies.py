@@ -9,6 +9,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -45,6 +46,10 @@ def wait_until(true: Callable[[], bool], seconds: float = 60) -> None:
     while not true():
         assert time.monotonic() < end, "it never came to be"
         time.sleep(0.05)
+
+
+def has_status(client: httpx2.Client, url: str, status: int) -> bool:
+    return client.head(url).status_code == status
 
 
 @contextlib.contextmanager
@@ -340,8 +345,8 @@ def test_who_takes_nothing_is_cut_off_and_it_is_given_back(tmp_path: Path):
             with line(server, "") as greedy:
                 greedy.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
                 greedy.sendall(asking(url).encode())
-                wait_until(lambda url=url: admin.head(url).status_code == 410)
-                wait_until(lambda url=url: admin.head(url).status_code == 200)
+                for status in (410, 200):
+                    wait_until(partial(has_status, admin, url, status))
             assert admin.get(url).content == bytes(size)
         assert not [said for said in server.log if "Traceback" in said or '"fault"' in said]
 

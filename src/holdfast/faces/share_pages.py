@@ -92,6 +92,7 @@ def _redeeming(routes: APIRouter, pages: Pages, exchange: Exchange) -> None:
         if wrong and (again := problem_of(wrong).headers.get("Retry-After")):
             answer.headers["Retry-After"] = again
         answer.headers["X-Robots-Tag"] = "noindex"
+        answer.headers["Referrer-Policy"] = "no-referrer"  # the address is told to nobody, not even to our own log
         return answer
 
     @routes.api_route(PAGE + "/{id_}", methods=["GET", "HEAD"])

@@ -39,6 +39,7 @@ from holdfast.shares.wishes import MOST_DOWNLOADS, downloads_of, expires_after, 
 BASES = ("/api/v1.0", "/vimeo/api/v1.0")
 PAGE = "/share"
 ACCEL = "x-accel-redirect"  # what nginx says in X-Sendfile-Type when it can send files for us
+_CONDITIONS = ("if-match", "if-none-match", "if-modified-since", "if-unmodified-since")
 _SMALL = 1 << 20
 _ID = re.compile(r"[0-9a-f]{32}")
 _ROBOTS = re.compile(
@@ -131,7 +132,7 @@ class Exchange:
             await limits.downloads.take(turn)
             over.callback(limits.downloads.give_back, turn)
             download = await run_sync(self.shares.take, seen, limiter=limits.downloading)
-            if self._accel and request.headers.get("x-sendfile-type", "").lower() == ACCEL:
+            if self._accel and _nginx_can(request.headers):
                 return await run_sync(self._by_nginx, download, limiter=limits.downloading)
             later = over.pop_all()
         headers = headers_of(seen.share.name, seen.share.type)
@@ -147,6 +148,11 @@ class Exchange:
         download.end(taken=True)
         where = {"X-Accel-Redirect": f"{self._accel}/{download.share.file}", "X-Accel-Buffering": "no"}
         return Response(None, 200, headers_of(download.share.name, download.share.type) | where)
+
+
+def _nginx_can(headers: Mapping[str, str]) -> bool:
+    """Whether nginx brought the request, and will send all of the file: under a condition it might send nothing."""
+    return headers.get("x-sendfile-type", "").lower() == ACCEL and not any(name in headers for name in _CONDITIONS)
 
 
 class _Taking:
