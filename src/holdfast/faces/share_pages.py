@@ -101,7 +101,7 @@ def _redeeming(routes: APIRouter, pages: Pages, exchange: Exchange) -> None:
 
     @routes.post(PAGE + "/{id_}")
     async def redeem(request: Request, id_: str) -> Response:
-        fields = await fields_of_body(request)
+        fields = await fields_of_body(request) if "content-type" in request.headers else {}  # a button alone
         try:
             return await exchange.redeem(request, id_, fields.get("password", ""))
         except (NoContent, Gone, WrongPassword, TooManyAttempts) as e:
@@ -112,6 +112,6 @@ def size_text(size: float) -> str:
     """Bytes for people: 1.5 MiB."""
     for unit in _UNITS[:-1]:
         if size < 1024:
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+            return f"{size:.1f}".removesuffix(".0") + f" {unit}"
         size /= 1024
     return f"{size:.1f} {_UNITS[-1]}"

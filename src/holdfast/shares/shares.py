@@ -161,7 +161,7 @@ class Shares:
             self._gone.note(digest)
             raise _gone()
         if share.taken + share.claimed >= share.downloads:
-            raise _gone()
+            raise _under_way()
         return Seen(share, digest)
 
     def prove(self, id_: str, password: str, address: str) -> Seen:
@@ -198,7 +198,7 @@ class Shares:
         try:
             with self._database.writing() as c:
                 if not rows.claim(c, seen.share.id, claim, self.now_ns()):
-                    raise _gone()
+                    raise _under_way()
         except BaseException:
             with self._lock:
                 self._running.discard(claim)
@@ -366,3 +366,7 @@ def _no_share() -> NoContent:
 
 def _gone() -> Gone:
     return Gone("The file is gone.", "It was downloaded as often as it may be, has expired, or was taken back.")
+
+
+def _under_way() -> Gone:
+    return Gone("The file is being downloaded by somebody else.", "If that breaks off, it can be downloaded again.")
