@@ -19,7 +19,7 @@ from typing import NamedTuple
 from blake3 import blake3
 
 from holdfast.blobs.filesystems import Content, Draft, Where
-from holdfast.errors import Damaged, ObjectMissing
+from holdfast.errors import Damaged, ObjectMissing, StorageError
 from holdfast.shelf.uploads import Next, Upload, reading
 from holdfast.storage.base import Buffer, Storage
 from holdfast.storage.parallel import answers
@@ -62,18 +62,18 @@ class Pieces:
             self._storage.delete(object_of(place, number))
 
     def _delete_unknown(self, place: str) -> None:
-        missing = 0
+        """From its end to its beginning: where that is broken off, the next one finds what is left."""
+        end = missing = 0
         for number in itertools.count():
-            name = object_of(place, number)
             try:
-                self._storage.stat(name)
+                self._storage.stat(object_of(place, number))
+                end, missing = number + 1, 0
             except ObjectMissing:
                 missing += 1
                 if missing > _GAP:
-                    return
-                continue
-            missing = 0
-            self._storage.delete(name)
+                    break
+        for number in reversed(range(end)):
+            self._storage.delete(object_of(place, number))
 
     def _store(self, place: str, next_piece: Next) -> Content:
         """A body, piece by piece: while some are stored the next one comes."""
@@ -147,17 +147,26 @@ def _read(storage: Storage, content: Content, span: _Span) -> bytes:
     first, last = span.start // BLOCK, -(-span.stop // BLOCK)  # blocks: up to, not including, the last
     begin, end = first * BLOCK, min(last * BLOCK, length)
     name = object_of(content.place, span.number)
-    if end == length:  # what follows are the digests
-        read = memoryview(storage.get(name, begin, length - begin + _digests(length)))
-        data, digests = read[: length - begin], read[length - begin + first * DIGEST :]
-    else:
-        data = memoryview(storage.get(name, begin, end - begin))
-        digests = memoryview(storage.get(name, length + first * DIGEST, (last - first) * DIGEST))
+    try:
+        if end == length:  # what follows are the digests
+            read = memoryview(storage.get(name, begin, length - begin + _digests(length)))
+            data, digests = read[: length - begin], read[length - begin + first * DIGEST :]
+        else:
+            data = memoryview(storage.get(name, begin, end - begin))
+            digests = memoryview(storage.get(name, length + first * DIGEST, (last - first) * DIGEST))
+    except StorageError as e:
+        if type(e) is StorageError and storage.stat(name).size < length + _digests(length):
+            raise _damaged() from None  # it was cut off
+        raise
     for number in range(first, last):
         block = data[(number - first) * BLOCK : (number - first + 1) * BLOCK]
         if _digest(content.place, span.number, number, block) != digests[(number - first) * DIGEST :][:DIGEST]:
-            raise Damaged("A part of the blob's content is not what was stored.", "Put the blob again.")
+            raise _damaged()
     return bytes(data[span.start - begin : span.stop - begin])
+
+
+def _damaged() -> Damaged:
+    return Damaged("A part of the blob's content is not what was stored.", "Put the blob again.")
 
 
 def _digests(length: int) -> int:
