@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import click
 
-from holdfast.cli.login import insecure_option, needing_http
+from holdfast.cli.login import connected, insecure_option, server_option
 from holdfast.cli.output import Output, command, printable, progress_bar, size_text
 from holdfast.errors import UsageError
 from holdfast.settings import size_of
 
 if TYPE_CHECKING:
     from holdfast.remote.blobs import Row
-    from holdfast.remote.server import Server
 
 ACTS = ("read", "write", "list", "admin")
 
@@ -28,9 +27,6 @@ def blob() -> None:
     The server is the one named, or HOLDFAST_SERVER, or the only one you are logged in to (`holdfast login`). The token
     may also come from HOLDFAST_TOKEN.
     """
-
-
-server_option = click.option("--server", "url", metavar="URL", help="The server.")
 
 
 @command("put")
@@ -45,7 +41,7 @@ def put(out: Output, file: str, where: str, if_new: bool, url: str | None, insec
     A key that ends in a slash gets the file's name added.
     """
     bucket, key = _where(where, file)
-    with _server(out, url, insecure) as server, _opened(file) as (source, size):
+    with connected(out, url, insecure) as server, _opened(file) as (source, size):
         from holdfast.remote import blobs as room
 
         sent = [0]
@@ -67,7 +63,7 @@ def get(out: Output, where: str, target: str | None, url: str | None, insecure: 
     target = target or key.rpartition("/")[2]
     if not target or "\0" in target:
         raise UsageError("The key ends in a slash: say where to.", "Give a file's name with -o.")
-    with _server(out, url, insecure) as server:
+    with connected(out, url, insecure) as server:
         from holdfast.remote import blobs as room
 
         came = [0]
@@ -87,7 +83,7 @@ def get(out: Output, where: str, target: str | None, url: str | None, insecure: 
 @insecure_option
 def ls(out: Output, where: str, url: str | None, insecure: bool, **options: Any) -> int:
     """List blobs, or without an argument the buckets."""
-    with _server(out, url, insecure) as server:
+    with connected(out, url, insecure) as server:
         from holdfast.remote import blobs as room
 
         bucket, _, prefix = where.partition("/")
@@ -106,7 +102,7 @@ def ls(out: Output, where: str, url: str | None, insecure: bool, **options: Any)
 def rm(out: Output, where: tuple[str, ...], dry_run: bool, url: str | None, insecure: bool) -> int:
     """Delete blobs."""
     chosen = [_where(one) for one in where]
-    with _server(out, url, insecure) as server:
+    with connected(out, url, insecure) as server:
         from holdfast.remote import blobs as room
 
         for bucket, key in chosen:
@@ -142,7 +138,7 @@ def make(out: Output, name: str, url: str | None, insecure: bool, **options: Any
         policy["filesystem"] = options["filesystem"]
     if options["owner"]:
         policy["owner"] = {"email": {"Address": options["owner"]}}
-    with _server(out, url, insecure) as server:
+    with connected(out, url, insecure) as server:
         from holdfast.remote import blobs as room
 
         made = room.make_bucket(server, name, policy)
@@ -157,7 +153,7 @@ def make(out: Output, name: str, url: str | None, insecure: bool, **options: Any
 @insecure_option
 def remove(out: Output, name: str, url: str | None, insecure: bool) -> int:
     """Delete a bucket that is empty."""
-    with _server(out, url, insecure) as server:
+    with connected(out, url, insecure) as server:
         from holdfast.remote import blobs as room
 
         room.delete_bucket(server, name)
@@ -176,7 +172,7 @@ def grant(out: Output, name: str, who: tuple[str, ...], url: str | None, insecur
 
     Without accounts it lists who may what.
     """
-    with _server(out, url, insecure) as server:
+    with connected(out, url, insecure) as server:
         from holdfast.remote import blobs as room
 
         found = room.grants(server, name)
@@ -195,7 +191,7 @@ def grant(out: Output, name: str, who: tuple[str, ...], url: str | None, insecur
 @insecure_option
 def back_up(out: Output, name: str, url: str | None, insecure: bool) -> int:
     """Make a snapshot of everything in a bucket, in the server's repository."""
-    with _server(out, url, insecure) as server:
+    with connected(out, url, insecure) as server:
         from holdfast.remote import blobs as room
 
         done = room.make_snapshot(server, name)
@@ -211,7 +207,7 @@ def back_up(out: Output, name: str, url: str | None, insecure: bool) -> int:
 @insecure_option
 def list_snapshots(out: Output, name: str, url: str | None, insecure: bool) -> int:
     """List the snapshots of a bucket."""
-    with _server(out, url, insecure) as server:
+    with connected(out, url, insecure) as server:
         from holdfast.remote import blobs as room
 
         found = room.snapshots(server, name)
@@ -231,7 +227,7 @@ def list_snapshots(out: Output, name: str, url: str | None, insecure: bool) -> i
 @insecure_option
 def restore(out: Output, name: str, snapshot: str, url: str | None, insecure: bool) -> int:
     """Put every blob of a bucket's snapshot (an id's beginning, or `latest`) again; other blobs stay."""
-    with _server(out, url, insecure) as server:
+    with connected(out, url, insecure) as server:
         from holdfast.remote import blobs as room
 
         done = room.restore(server, name, snapshot)
@@ -248,15 +244,6 @@ for _one in (make, remove, grant, back_up, list_snapshots, restore):
 
 
 # -- what they share ---------------------------------------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def _server(out: Output, url: str | None, insecure: bool) -> Iterator[Server]:
-    with needing_http():
-        from holdfast.wiring import remote
-    loaded = out.app.settings
-    with remote.connect(loaded, remote.address(loaded, url, insecure=insecure), out.app.now_ns) as server:
-        yield server
 
 
 @contextlib.contextmanager

@@ -30,6 +30,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "logout": ("login:logout", "End the log-in to a server."),
     "manifest": ("manifests:manifest", "Push folders to a server, and pull them back."),
     "blob": ("blobs:blob", "Keep blobs in buckets on a server."),
+    "share": ("sharing:share", "Share a file by a link that counts once."),
     "bench-storage": ("storages:bench_storage", "Measure how quick a storage is."),
     "self-test": ("checking:self_test", "Back up, verify and restore a small tree on this machine."),
     "completion": ("checking:completion", "Print a shell's completion script."),

@@ -14,7 +14,9 @@ from holdfast.errors import HoldfastError, UsageError
 
 if TYPE_CHECKING:
     from holdfast.remote.authority import Authority
+    from holdfast.remote.server import Server
 
+server_option = click.option("--server", "url", metavar="URL", help="The server.")
 insecure_option = click.option(
     "--insecure", is_flag=True, help="Allow http:// to another machine: everybody on the way can read along."
 )
@@ -27,6 +29,16 @@ def needing_http() -> Iterator[None]:
         yield
     except ModuleNotFoundError as e:
         raise UsageError(f"This needs the package {e.name}.", "pip install 'holdfast[server]'") from None
+
+
+@contextlib.contextmanager
+def connected(out: Output, url: str | None, insecure: bool) -> Iterator[Server]:
+    """The server that is named, or the one that is meant when none is."""
+    with needing_http():
+        from holdfast.wiring import remote
+    loaded = out.app.settings
+    with remote.connect(loaded, remote.address(loaded, url, insecure=insecure), out.app.now_ns) as server:
+        yield server
 
 
 @command("login")
