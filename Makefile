@@ -2,7 +2,7 @@
 
 PYTHON := .venv/bin/python
 .DEFAULT_GOAL := help
-.PHONY: help setup debian servers test test-all check format bench bench-server bench-storages clean
+.PHONY: help setup debian servers test test-all check format bench bench-server bench-blobs bench-storages clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -37,6 +37,9 @@ bench: debian setup ## measures against restic and Borg; see docs/benchmarks.md
 
 bench-server: setup ## measures the server beside rclone and Swift; see docs/benchmarks-server.md
 	$(PYTHON) -m bench.server $(BENCH)
+
+bench-blobs: setup ## measures buckets beside rclone and Swift; see docs/benchmarks-blobs.md
+	$(PYTHON) -m bench.blobs $(BENCH)
 
 bench-storages: debian servers setup ## measures backing up to servers beside rclone; see docs/benchmarks-storages.md
 	$(PYTHON) -m bench.storages $(BENCH)

@@ -125,6 +125,19 @@ def small(target: Target, seed: int, results: Results) -> None:
     """Many files of SMALL bytes over CONNECTIONS connections, one at a time on each: PUTs a second."""
     rng = random.Random(seed)
     queues = [iter([_put_of(target, rng.randbytes(SMALL)) for _ in range(EACH)]) for _ in range(CONNECTIONS)]
+    results.add("PUTs of 4 KiB a second", target.name, many(target, queues))
+
+
+def small_back(target: Target, seed: int, results: Results) -> None:
+    """What ``small`` has put, in the same way: GETs a second."""
+    rng = random.Random(seed)
+    names = [[hashlib.sha256(rng.randbytes(SMALL)).hexdigest() for _ in range(EACH)] for _ in range(CONNECTIONS)]
+    queues = [iter([head_of(target, "GET", target.path(name), None) for name in some]) for some in names]
+    results.add("GETs of 4 KiB a second", target.name, many(target, queues))
+
+
+def many(target: Target, queues: list[Iterator[bytes]]) -> float:
+    """Each queue of requests over a connection of its own, one at a time on each: how many a second."""
     with selectors.DefaultSelector() as selector, contextlib.ExitStack() as lines:
         began = time.perf_counter()
         for queue in queues:
@@ -135,7 +148,7 @@ def small(target: Target, seed: int, results: Results) -> None:
         while left:
             for key, _ in selector.select():
                 left -= _go_on(selector, key, target)
-        results.add("PUTs of 4 KiB a second", target.name, CONNECTIONS * EACH / (time.perf_counter() - began))
+        return CONNECTIONS * EACH / (time.perf_counter() - began)
 
 
 def _put_of(target: Target, data: bytes) -> bytes:
@@ -152,7 +165,7 @@ def _go_on(selector: selectors.BaseSelector, key: selectors.SelectorKey, target:
     if not whole or len(body) < int(lengths[0] if lengths else 0):
         return 0
     if head.split(b" ")[1] not in (b"200", b"201"):
-        raise OSError(f"{target.name}: PUT was answered with {head[:80]!r}")
+        raise OSError(f"{target.name}: it was answered with {head[:80]!r}")
     held.clear()
     following = next(queue, None)
     if following is None:
@@ -187,6 +200,13 @@ def manifest(target: Target, count: int, results: Results) -> None:
 @contextlib.contextmanager
 def holdfast(folder: Path) -> Iterator[Target]:
     """Our server over a fresh folder."""
+    with serving(folder) as (pid, said, headers):
+        yield Target("holdfast", _there(said["url"]), pid, lambda name: f"/files/{name}", headers)
+
+
+@contextlib.contextmanager
+def serving(folder: Path) -> Iterator[tuple[int, dict[str, str], str]]:
+    """Our server: its number, what it says of itself, and the headers that make one its administrator."""
     argv = [str(HOLDFAST), "serve", "--json", "--port", "0", "--data", str(folder)]
     env = {**os.environ, "HOLDFAST_ADMIN_PASSWORD": PASSWORD}
     log = folder.with_suffix(".log").open("wb")
@@ -194,15 +214,8 @@ def holdfast(folder: Path) -> Iterator[Target]:
     try:
         assert process.stdout
         said = next(found for found in map(json.loads, process.stdout) if found["message_type"] == "serving")
-        host, _, port = said["url"].removeprefix("http://").rpartition(":")
         basic = base64.b64encode(f"admin:{PASSWORD}".encode()).decode()
-        yield Target(
-            "holdfast",
-            (host, int(port)),
-            process.pid,
-            lambda name: f"/files/{name}",
-            f"Authorization: Basic {basic}\r\n",
-        )
+        yield process.pid, said, f"Authorization: Basic {basic}\r\n"
     finally:
         process.send_signal(signal.SIGTERM)
         process.wait(60)
@@ -256,6 +269,11 @@ def swift(folder: Path) -> Iterator[Target]:
     finally:
         process.kill()
         process.wait()
+
+
+def _there(url: str) -> tuple[str, int]:
+    host, _, port = url.removeprefix("http://").rpartition(":")
+    return host, int(port)
 
 
 def _free_port() -> int:
