@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from holdfast.errors import UsageError
-from holdfast.settings import load_oidc, load_server
+from holdfast.settings import load_oidc, load_server, load_shares
 
 FILE = """
 [server]
@@ -56,3 +56,19 @@ def test_a_setting_that_is_none_is_refused(tmp_path: Path) -> None:
     path.write_text('[oidc]\nclient_secret = "here"\n')
     with pytest.raises(UsageError, match="client_secret"):
         load_oidc({"config": str(path)}, {})
+
+
+def test_shares_are_set_by_the_file_and_the_environment(tmp_path: Path) -> None:
+    path = tmp_path / "holdfast.toml"
+    path.write_text('[shares]\nmost_bytes = 5\naccel = "/files"\nfolder = "~/shared"\n')
+    found = load_shares({"config": str(path)}, {"HOLDFAST_SHARES__MOST_BYTES": "6"})
+    assert (found.most_bytes, found.accel, found.remove_after) == (6, "/files", 30.0)
+    assert found.folder == str(Path("~/shared").expanduser())
+    assert load_shares({}, {}).most_bytes == 16 * 1024 * 1024
+
+
+@pytest.mark.parametrize("setting", ["MOST_BYTES=0", "REMOVE_AFTER=-1", "ACCEL=files", "ACCEL=/a\nb"])
+def test_settings_of_shares_that_make_no_sense_are_said(setting: str) -> None:
+    name, _, value = setting.partition("=")
+    with pytest.raises(UsageError):
+        load_shares({}, {f"HOLDFAST_SHARES__{name}": value})

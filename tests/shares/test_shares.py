@@ -4,6 +4,8 @@ what was put in.
 
 from __future__ import annotations
 
+import dataclasses
+import resource
 import threading
 from collections.abc import Callable
 
@@ -18,12 +20,13 @@ from holdfast.errors import (
     HoldfastError,
     NoContent,
     QuotaFull,
+    StorageFull,
     StorageUnavailable,
     TooLarge,
     TooManyAttempts,
     WrongPassword,
 )
-from holdfast.shares.shares import LEASE_NS, Made
+from holdfast.shares.shares import LEASE_NS, Made, Wish
 from tests.shares.making import CONTENT, SECOND, Room
 
 
@@ -346,8 +349,6 @@ def test_one_file_that_cannot_be_removed_holds_up_no_other(room: Room):
 
 
 def test_each_thing_needs_its_scope(room: Room):
-    import dataclasses
-
     ann = dataclasses.replace(room.user("ann"), scopes=frozenset({"files:write", "shares:read"}))
     with pytest.raises(Forbidden):
         room.put(ann)
@@ -364,8 +365,6 @@ def test_nothing_is_kept_beyond_the_quota(room: Room):
         room.shares.begin(ann, 5000)
     upload = room.shares.begin(ann)  # of unknown length
     upload.feed(b"x" * 5000)
-    from holdfast.shares.shares import Wish
-
     with pytest.raises(QuotaFull):
         upload.finish(Wish("x", "text/plain"))
     assert len(room.files_there()) == 1 and room.used(ann) == (6000, 1)
@@ -414,6 +413,21 @@ def test_a_disk_that_cannot_be_used_is_said_without_its_paths(room: Room):
     with pytest.raises(StorageUnavailable) as told:
         room.put(ann)
     assert str(room.root) not in f"{told.value} {told.value.hint}" and room.told
+
+
+def test_a_full_disk_is_said_and_nothing_is_kept(room: Room):
+    ann = room.user("ann")
+    upload = room.shares.begin(ann)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (5000, hard))  # no file may be longer: as a disk that is full
+    try:
+        with pytest.raises(StorageFull) as told:
+            upload.feed(b"x" * 10_000)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    upload.abandon()
+    assert str(room.root) not in f"{told.value} {told.value.hint}"
+    assert room.files_there() == [] and room.used(ann) == (0, 0)
 
 
 def test_what_a_killed_server_left_on_the_disk_is_removed(room: Room):
