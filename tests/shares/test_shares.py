@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import pytest
 
-from holdfast.catalog import people
+from holdfast.catalog import holdings, people
 from holdfast.catalog import shares as rows
 from holdfast.errors import (
     Damaged,
@@ -368,6 +368,16 @@ def test_nothing_is_kept_beyond_the_quota(room: Room):
     with pytest.raises(QuotaFull):
         upload.finish(Wish("x", "text/plain"))
     assert len(room.files_there()) == 1 and room.used(ann) == (6000, 1)
+
+
+def test_what_is_counted_anew_is_what_was_counted(room: Room):
+    ann = room.user("ann")
+    room.put(ann, b"x" * 6000)
+    room.put(ann, b"y" * 500)
+    with room.database.writing() as c:
+        people.charge(c, ann.account, 12345, 67)
+        holdings.count_usage(c)
+    assert room.used(ann) == (6500, 2)
 
 
 def test_nothing_is_kept_of_what_is_too_large_or_given_up(room: Room):

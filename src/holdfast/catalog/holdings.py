@@ -17,7 +17,19 @@ from sqlalchemy.dialects import postgresql, sqlite
 from holdfast.catalog.database import Connection
 from holdfast.catalog.numbers import next_number
 from holdfast.catalog.rows import columns, every, insert_new, one
-from holdfast.catalog.tables import accounts, buckets, digests, files, manifests, parts, seen, shelves, vaults, wanted
+from holdfast.catalog.tables import (
+    accounts,
+    buckets,
+    digests,
+    files,
+    manifests,
+    parts,
+    seen,
+    shares,
+    shelves,
+    vaults,
+    wanted,
+)
 
 _AT_ONCE = 2000  # values in one question: every database takes so many
 whole = sa.and_(manifests.c.version > 0, manifests.c.deletion.is_(None))  # received to its end, and not deleted
@@ -453,7 +465,7 @@ def drop_shelves(connection: Connection, gone: Iterable[str]) -> None:
 
 
 def count_usage(connection: Connection) -> None:
-    """Set what each account uses to what it has: files, what came of others, manifests, vaults, buckets."""
+    """Set what each account uses to what it has: files, what came of others, manifests, shares, vaults, buckets."""
     numbers = connection.execute(sa.select(accounts.c.id)).scalars().all()
     for number in hold_accounts(connection, numbers):
         there = sa.or_(manifests.c.deletion.is_(None), manifests.c.deletion > 0)
@@ -461,6 +473,7 @@ def count_usage(connection: Connection) -> None:
             _sum_and_count(files.c.size).where(files.c.account == number),
             _sum_and_count(manifests.c.size).where(manifests.c.account == number, manifests.c.version > 0, there),
             _sum_and_count(parts.c.stop - parts.c.start).where(parts.c.account == number),
+            _sum_and_count(shares.c.size).where(shares.c.account == number, shares.c.file.is_not(None)),
             *(
                 sa.select(_sum(table.c.bytes), _sum(table.c.objects)).where(table.c.account == number)
                 for table in (vaults, buckets)
