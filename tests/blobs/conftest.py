@@ -70,3 +70,19 @@ def room(database: Database, tmp_path: Path) -> Iterator[Room]:
 @pytest.fixture
 def people(room: Room) -> People:
     return People(room)
+
+
+@pytest.fixture
+def sqlite(tmp_path: Path) -> Iterator[Database]:
+    found = Database(f"sqlite:///{tmp_path}/catalog.db")
+    found.migrate()
+    yield found
+    found.close()
+
+
+@pytest.fixture
+def simply(sqlite: Database, tmp_path: Path) -> Iterator[People]:
+    """A room over one kind of catalog, for what does not depend on that."""
+    room = new_room(sqlite, tmp_path)
+    yield People(room)
+    room.stop()

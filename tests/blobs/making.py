@@ -9,6 +9,7 @@ import hashlib
 import itertools
 import random
 import secrets
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -155,8 +156,8 @@ class Room:
 
     # -- what is done ------------------------------------------------------------------------------------------------
 
-    def bucket(self, by: Identity, name: str = "", *, filesystem: str = DISK, quota: Quota = Quota()) -> Bucket:
-        policy = Policy(filesystem=filesystem, quota=quota)
+    def bucket(self, by: Identity, name: str = "", *, filesystem: str = DISK, quota: Quota | None = None) -> Bucket:
+        policy = Policy(filesystem=filesystem, quota=quota or Quota())
         return self.buckets.create(by, name or f"bucket{next(_numbers)}", policy)
 
     def put(
@@ -177,7 +178,7 @@ class Room:
         try:
             content, hashed = self._stored(coming, data, large=large)
             self.blobs.commit(coming, content, hashed).result(60)
-        except BaseException as e:
+        except Exception as e:  # noqa: BLE001 - it goes on, in the words of who asked
             self.blobs.give_up(coming)
             raise self.blobs.meant(coming, e) from None
         assert coming.blob is not None
@@ -222,6 +223,16 @@ class Room:
             account = people.account_named(c, username)
         assert account is not None
         return account.used_bytes, account.used_objects
+
+    def comes_to(self, count: int) -> bool:
+        """What is left over goes until there are so many objects: places are given back a moment after an answer."""
+        until = time.monotonic() + 10
+        while time.monotonic() < until:
+            self.keeper.remove_left()
+            if self.on_disk() == count:
+                return True
+            time.sleep(0.02)
+        return False
 
     def on_disk(self) -> int:
         """How many objects there are."""

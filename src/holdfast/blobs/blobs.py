@@ -50,7 +50,7 @@ class Coming:
     bucket: Bucket
     key: bytes
     most: int
-    is_full: bool  # more than ``most`` is more than a quota lets it have
+    full: str  # whose quota has no more room than ``most``, the bucket's or the account's; empty: none is that full
     where: Where
     conditions: Conditions
     blob: Blob | None = None
@@ -97,8 +97,9 @@ class Blobs:
         """Its bytes from ``start`` up to, not including, ``stop``, verified. ObjectMissing when it was put again, or
         deleted, since it was found.
         """
+        files = self._filesystem(bucket)
         with self._places.reading(blob.place), self._named(bucket, blob.key):
-            yield from self._filesystems[bucket.filesystem].pieces(content_of(blob), start, stop)
+            yield from files.pieces(content_of(blob), start, stop)
 
     # -- putting ---------------------------------------------------------------------------------------------------
 
@@ -108,32 +109,34 @@ class Blobs:
         called = checked_key(key)
         with self._database.reading() as c:
             found = see(c, by, bucket).demand(WRITE)
+            self._filesystem(found)
             old = rows.blob_of(c, found.id, called)
-            room = _room(c, found, old)
+            room, whose = _room(c, found, old)
         if conditions != Conditions():
             conditions.demand(old)
-        most = self._most_bytes if room is None else min(room, self._most_bytes)
         if size is not None and size > self._most_bytes:
             raise too_large(self._most_bytes)
-        if size is not None and size > most:
-            raise quota_full(found, "bucket")
+        if size is not None and room is not None and size > room:
+            raise quota_full(found, whose)
         place = self._places.take(found.filesystem)
         where = Where(found.username, found.name, called, place)
-        return Coming(found, called, most, most < self._most_bytes, where, conditions)
+        if room is None or room >= self._most_bytes:
+            return Coming(found, called, self._most_bytes, "", where, conditions)
+        return Coming(found, called, room, whose, where, conditions)
 
     def begin(self, coming: Coming) -> Draft:
         """Take it piece by piece."""
-        return self._filesystems[coming.bucket.filesystem].begin(coming.where)
+        return self._filesystem(coming.bucket).begin(coming.where)
 
     def keep(self, coming: Coming, data: bytes) -> Content:
         """Take it at one go; at most SMALL bytes."""
         with self._named(coming.bucket, coming.key):
-            return self._filesystems[coming.bucket.filesystem].keep(coming.where, data)
+            return self._filesystem(coming.bucket).keep(coming.where, data)
 
     def commit(self, coming: Coming, content: Content, sha1: str) -> Future[None]:
         """Its content is there: the key is to mean it."""
         if content.size > coming.most:
-            raise quota_full(coming.bucket, "bucket") if coming.is_full else too_large(coming.most)
+            raise quota_full(coming.bucket, coming.full) if coming.full else too_large(coming.most)
         future = self._order(coming, content, sha1)
         future.add_done_callback(partial(self._committed, coming))
         return future
@@ -224,6 +227,13 @@ class Blobs:
         """When a content that no blob names any more may go: where there are other servers, they may be reading it."""
         return NOW if self._alone else self._now_ns() + LEASE_NS
 
+    def _filesystem(self, bucket: Bucket) -> FileSystem:
+        found = self._filesystems.get(bucket.filesystem)
+        if found is None:
+            what = f"The file system of the bucket {bucket.name!r}, {bucket.filesystem!r}, is not set up here."
+            raise StorageUnavailable(what, "Its administrator can name it under [blobs].")
+        return found
+
     # -- what went wrong -------------------------------------------------------------------------------------------
 
     @contextlib.contextmanager
@@ -245,29 +255,35 @@ class Blobs:
             return Damaged(f"{shown} is damaged: what is stored is not what was put.", "Put it again.")
         return type(error)(f"{shown} cannot be used just now.", "The server's log says why.")
 
+    def lost(self, bucket: Bucket, blob: Blob) -> HoldfastError:
+        """What is told of a blob whose content is not there."""
+        return self._told(bucket, blob.key, Damaged(f"The content of {blob.key.decode()!r}, {blob.place}, is missing."))
+
     def meant(self, coming: Coming, error: BaseException) -> BaseException:
         """What is told of a blob that did not come to its end: too large for a quota is not too large as such."""
-        if isinstance(error, TooLarge) and coming.is_full:
-            return quota_full(coming.bucket, "bucket")
+        if isinstance(error, TooLarge) and coming.full:
+            return quota_full(coming.bucket, coming.full)
         if isinstance(error, (StorageError, Damaged)):
             return self._told(coming.bucket, coming.key, error)
         return error
 
 
-def _room(c: Connection, bucket: Bucket, old: Blob | None) -> int | None:
-    """How many bytes a blob may have there in the place of the old one; None: no quota says."""
+def _room(c: Connection, bucket: Bucket, old: Blob | None) -> tuple[int | None, str]:
+    """How many bytes a blob may have there in the place of the old one, and whose quota says so; None: no quota says.
+    One that takes no more than the old one always has room.
+    """
     account = people.account_by_id(c, bucket.account)
-    freed, objects = (old.size, 0) if old else (0, 1)
+    freed = old.size if old else 0
     quotas = [(bucket.quota_bytes, bucket.bytes, bucket.quota_objects, bucket.objects, "bucket")]
     if account:
         quotas.append((account.quota_bytes, account.used_bytes, account.quota_objects, account.used_objects, "account"))
-    rooms = []
+    rooms: list[tuple[int | None, str]] = []
     for quota, used, most_objects, used_objects, whose in quotas:
-        if most_objects is not None and used_objects + objects > most_objects:
+        if old is None and most_objects is not None and used_objects >= most_objects:
             raise quota_full(bucket, whose)
         if quota is not None:
-            rooms.append(max(0, quota - used + freed))
-    return min(rooms, default=None)
+            rooms.append((freed + max(0, quota - used), whose))
+    return min(rooms, key=lambda room: room[0] or 0, default=(None, ""))
 
 
 def quota_full(bucket: Bucket, whose: str) -> QuotaFull:

@@ -117,7 +117,7 @@ class Buckets:
             bucket = self._held(c, by, name)
             numbers: dict[int | None, list[str]] = {}
             for username, acts in wanted.items():
-                account = None if username == EVERYONE else people.account_named(c, username)
+                account = None if username == EVERYONE or "\0" in username else people.account_named(c, username)
                 if username != EVERYONE and account is None:
                     raise NoAccount(f"There is no account {username!r}.", "Name accounts, or '*' for everyone.")
                 if acts:
@@ -196,7 +196,7 @@ class Buckets:
 
 def _by_email(c: Connection, email: str) -> Account:
     """NoAccount when none, or more than one, has that address."""
-    found = people.accounts_with_email(c, email) if email else []
+    found = people.accounts_with_email(c, email) if email and "\0" not in email else []
     if len(found) != 1:
         many = "More than one account has" if found else "No account has"
         raise NoAccount(f"{many} the e-mail address {email!r}.", "A bucket's owner is named by the account's.")

@@ -16,6 +16,7 @@ from holdfast.blobs.filesystems import FileSystem
 from holdfast.blobs.places import Places
 from holdfast.catalog import blobs as rows
 from holdfast.catalog.database import Database
+from holdfast.errors import StorageUnavailable
 
 _LOOK_S = 60.0
 _SOME = 200
@@ -74,32 +75,41 @@ class Keeper:
                 self._tell(work, e)
 
     def remove_left(self) -> int:
-        """Remove the contents that are due; how many."""
-        removed = 0
+        """Remove the contents that are due; how many. What cannot be removed holds up nothing else."""
+        removed, stuck, down = 0, set[str](), set[str]()
         while not self._closing.is_set():
+            able = self._filesystems.keys() - down
             with self._database.reading() as c:
-                if not rows.is_any_due(c, self._now_ns()):
+                if not rows.is_any_due(c, self._now_ns(), able):
                     return removed
             with self._database.writing() as c:
-                doomed = rows.doom(c, self._now_ns(), self._places.kept, _SOME)
-            gone = [one.place for one in doomed if self._remove(one)]
+                doomed = rows.doom(c, self._now_ns(), able, self._places.kept | stuck, _SOME)
+            if not doomed:
+                return removed
+            gone = [one.place for one in doomed if self._remove(one, down)]
             with self._database.writing() as c:
                 rows.drop_leftovers(c, gone)
+            stuck.update({one.place for one in doomed} - set(gone))
             removed += len(gone)
-            if not gone:
-                return removed
         return removed
 
-    def _remove(self, one: rows.Leftover) -> bool:
-        """Whether it is gone. One that comes into reading just now stays, for the next time."""
-        if one.filesystem not in self._filesystems or one.place in self._places.kept:
+    def _remove(self, one: rows.Leftover, down: set[str]) -> bool:
+        """Whether it is gone. One that comes into reading just now stays, for the next time. ``down``: file systems
+        that did not answer, which are not waited for again.
+        """
+        if one.filesystem in down or self._closing.is_set():
             return False
-        try:
-            self._filesystems[one.filesystem].delete(one.place, one.size)
-        except Exception as e:  # noqa: BLE001 - others are not held up
-            self._tell("remove a blob's content", e)
-            return False
-        return True
+        with self._places.removing(one.place) as free:
+            try:
+                if free:
+                    self._filesystems[one.filesystem].delete(one.place, one.size)
+                return free
+            except StorageUnavailable as e:
+                down.add(one.filesystem)
+                self._tell("remove a blob's content", e)
+            except Exception as e:  # noqa: BLE001 - others are not held up
+                self._tell("remove a blob's content", e)
+        return False
 
     def empty_given_up(self) -> None:
         """Give up the blobs of buckets whose account was deleted, some at a time, and then the buckets."""

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from holdfast.catalog import blobs as rows
 from holdfast.catalog.blobs import Leftover
 from holdfast.catalog.database import Database
+from holdfast.errors import ObjectMissing
 
 LEASE_NS = 3600 * 1_000_000_000  # what nobody renews for so long is left over
 _AT_ONCE = 64
@@ -29,6 +30,7 @@ class Places:
         self._free: dict[str, list[str]] = {}
         self._used: set[str] = set()
         self._read: Counter[str] = Counter()
+        self._removed: set[str] = set()
 
     def take(self, filesystem: str) -> str:
         """A place in that file system; ``give_back`` when a blob names it, or none will."""
@@ -65,8 +67,10 @@ class Places:
 
     @contextlib.contextmanager
     def reading(self, place: str) -> Iterator[None]:
-        """It is read: it is not removed meanwhile."""
+        """It is read: it is not removed meanwhile. ObjectMissing when it is being removed."""
         with self._lock:
+            if place in self._removed:
+                raise ObjectMissing("The content is being removed.")
             self._read[place] += 1
         try:
             yield
@@ -75,6 +79,19 @@ class Places:
                 self._read[place] -= 1
                 if not self._read[place]:
                     del self._read[place]
+
+    @contextlib.contextmanager
+    def removing(self, place: str) -> Iterator[bool]:
+        """Whether it may be removed: nobody works at it here, or reads it; nobody does until the end of the block."""
+        with self._lock:
+            free = place not in self._used and place not in self._read
+            if free:
+                self._removed.add(place)
+        try:
+            yield free
+        finally:
+            with self._lock:
+                self._removed.discard(place)
 
     @property
     def kept(self) -> set[str]:

@@ -208,8 +208,8 @@ def by_time(
     query = _blobs.where(blobs.c.bucket == bucket, *_begins(prefix))
     when: sa.ColumnElement[int] = blobs.c.modified_ns
     if after is not None:
-        later = when < after.modified_ns if backwards else when > after.modified_ns
-        query = query.where(sa.or_(later, sa.and_(when == after.modified_ns, blobs.c.key > after.key)))
+        not_before = when <= after.modified_ns if backwards else when >= after.modified_ns  # where the index goes on
+        query = query.where(not_before, sa.or_(when != after.modified_ns, blobs.c.key > after.key))
     if prefix and _is_few(connection, bucket, prefix):
         when = when + 0  # not by the index of times: it would be walked through for them
     return every(connection, Blob, query.order_by(when.desc() if backwards else when, blobs.c.key).limit(limit))
@@ -257,10 +257,14 @@ def renew(connection: Connection, places: Iterable[str], due_ns: int) -> None:
         connection.execute(sa.update(blob_leftovers).where(mine).values(due_ns=due_ns))
 
 
-def doom(connection: Connection, before_ns: int, but: Iterable[str], limit: int) -> list[Leftover]:
-    """Some of those that were due: from now on no blob can name them."""
+def doom(
+    connection: Connection, before_ns: int, filesystems: Iterable[str], but: Iterable[str], limit: int
+) -> list[Leftover]:
+    """Some of those in these file systems that were due: from now on no blob can name them."""
     due = sa.select(blob_leftovers.c.place).where(
-        blob_leftovers.c.due_ns <= before_ns, blob_leftovers.c.place.not_in(list(but))
+        blob_leftovers.c.due_ns <= before_ns,
+        blob_leftovers.c.filesystem.in_(list(filesystems)),
+        blob_leftovers.c.place.not_in(list(but)),
     )
     chosen = due.order_by(blob_leftovers.c.due_ns).limit(limit)
     marked = sa.update(blob_leftovers).where(blob_leftovers.c.place.in_(chosen)).values(due_ns=0)
@@ -325,9 +329,9 @@ def make_all_due(connection: Connection, due_ns: int) -> None:
     connection.execute(sa.update(blob_leftovers).where(blob_leftovers.c.due_ns > due_ns).values(due_ns=due_ns))
 
 
-def is_any_due(connection: Connection, before_ns: int) -> bool:
-    query = sa.select(blob_leftovers.c.place).where(blob_leftovers.c.due_ns <= before_ns).limit(1)
-    return connection.execute(query).first() is not None
+def is_any_due(connection: Connection, before_ns: int, filesystems: Iterable[str]) -> bool:
+    due = sa.and_(blob_leftovers.c.due_ns <= before_ns, blob_leftovers.c.filesystem.in_(list(filesystems)))
+    return connection.execute(sa.select(blob_leftovers.c.place).where(due).limit(1)).first() is not None
 
 
 def empty_some(connection: Connection, bucket: int, filesystem: str, limit: int) -> bool:

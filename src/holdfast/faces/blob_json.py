@@ -77,23 +77,23 @@ def listed(listing: Listing, clock: Iterator[int]) -> Generator[bytes, None, Non
     """A list as it comes out of the catalog. ``clock``: how many nanoseconds have gone by."""
     bucket = bucket_about(listing.bucket)
     files: list[bytes] = []
-    prefixes: list[str] = []
+    prefixes = bytearray()  # as JSON: there may be many
     count = 0
-    yield b'{"bucket":' + _encode(bucket) + b',"files":['
+    lead = b'{"bucket":' + _encode(bucket) + b',"files":['  # goes out with the first files: they may fail
     for item in listing.items:
         if isinstance(item, bytes):
-            prefixes.append(item.decode(errors="replace"))
+            prefixes += b"," + _encode(item.decode(errors="replace"))
             continue
         files.append(_encode(file_about(bucket, item)))
         count += 1
         if len(files) == _AT_ONCE:
-            yield (b"," if count > len(files) else b"") + b",".join(files)
-            files = []
-    if files:
-        yield (b"," if count > len(files) else b"") + b",".join(files)
+            yield lead + b",".join(files)
+            files, lead = [], b","
+    if files or not count:
+        yield lead + b",".join(files)
     rest: dict[str, Any] = {"count": count, "duration": next(clock), "truncated": listing.truncated}
     if prefixes:
-        rest["prefixes"] = prefixes
+        rest["prefixes"] = msgspec.Raw(b"[" + prefixes[1:] + b"]")
     if listing.truncated:
         rest["next_marker"] = listing.next_marker.decode(errors="replace")
     yield b"]," + _encode(rest)[1:]

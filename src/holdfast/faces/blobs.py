@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from email.utils import formatdate, parsedate_to_datetime
 from functools import partial
 from typing import TypeVar
-from urllib.parse import unquote_to_bytes
+from urllib.parse import parse_qsl, unquote_to_bytes
 
 import msgspec
 from anyio.to_thread import run_sync
@@ -32,6 +32,7 @@ from holdfast.blobs.buckets import Buckets, Policy, Quota
 from holdfast.blobs.conditions import ANY, Conditions, tags
 from holdfast.blobs.filesystems import SMALL, Content
 from holdfast.blobs.listing import Lister, Query
+from holdfast.blobs.names import no_bucket
 from holdfast.blobs.snapshots import BucketSnapshots
 from holdfast.catalog.blobs import Blob, Bucket
 from holdfast.errors import BrokenOff, HoldfastError, ObjectMissing, StorageUnavailable, UsageError
@@ -45,7 +46,7 @@ from holdfast.faces.blob_json import (
     refusal,
     when,
 )
-from holdfast.faces.bodies import Outgoing, announced, fed, limits_of, small, wanted_range
+from holdfast.faces.bodies import Outgoing, announced, fed, gone, limits_of, small, wanted_range
 from holdfast.faces.gate import Gate
 
 T = TypeVar("T")
@@ -122,6 +123,8 @@ class Face:
 
     async def answer(self, request: Request, at: str) -> Response:
         bucket, key = _path(request, at)
+        if key and not bucket:
+            raise no_bucket(bucket)
         acts = self._acts(request, bucket, key)
         if request.method == "OPTIONS":
             return Response(status_code=204, headers={"Allow": ", ".join([*acts, "OPTIONS"]), "Accept-Ranges": "bytes"})
@@ -264,21 +267,24 @@ class Face:
                 content, sha1 = await asyncio.wrap_future(draft.ended())
                 await _wait(self._blobs.commit(coming, content, sha1))
             except BaseException as e:  # noqa: BLE001 - it goes on, in the words of who asked
-                ended = draft.abandon()
-                ended.add_done_callback(lambda _: self._blobs.give_up(coming))
-                await asyncio.wait([asyncio.wrap_future(ended)])  # until then it counts
+                draft.abandon().add_done_callback(lambda _: self._blobs.give_up(coming))
+                await gone(draft)  # until then it counts
                 raise self._blobs.meant(coming, e) from None
         return coming
 
     async def _get(self, request: Request, by: Identity, bucket: str, key: str) -> Response:
         """One that is put again, or deleted, between being found and being read is looked for again."""
+        before = ""
         for _ in range(_LOOKS):
             found, blob = await run_sync(self._blobs.find, by, bucket, key, limiter=limits_of(request).downloading)
+            if blob.place == before:
+                raise self._blobs.lost(found, blob)
+            before = blob.place
             try:
                 return await self._given(request, by, found, blob)
             except ObjectMissing:
                 continue
-        raise StorageUnavailable(f"The content of {key!r} is not to be found.", "Try again; the server's log says why.")
+        raise StorageUnavailable(f"The blob {key!r} is put again all the time.", "Try again.")
 
     async def _given(self, request: Request, by: Identity, bucket: Bucket, blob: Blob) -> Response:
         status, headers, start, stop = _wanted(request, blob)
@@ -313,7 +319,10 @@ def _path(request: Request, at: str) -> tuple[str, str]:
 
 def _query(request: Request) -> Query:
     """What a list is to be. UsageError for a limit that is none."""
-    given = request.query_params
+    try:
+        given = dict(parse_qsl(request.scope["query_string"].decode(), keep_blank_values=True, errors="strict"))
+    except UnicodeDecodeError:
+        raise UsageError("What is asked is no UTF-8.", "Percent-encode it as UTF-8.") from None
     limit, sort = given.get("limit"), given.get("sort", "")
     if limit is not None and not (limit.isascii() and limit.isdigit() and len(limit) <= 18):
         raise UsageError(f"The limit {limit!r} is no number from 0.", "Leave it out for all.")
