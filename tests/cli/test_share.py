@@ -24,14 +24,22 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
         yield found
 
 
+@pytest.fixture(scope="module")
+def token(server: Running) -> str:
+    return token_of(server, "ann", "shares:read", "shares:write")
+
+
 @pytest.fixture
-def ann(server: Running, tmp_path: Path, request: pytest.FixtureRequest) -> Visitor:
+def ann(server: Running, token: str, tmp_path: Path) -> Visitor:
     """Somebody with a token for shares, and a file ``report.xls``."""
-    name = f"ann{abs(hash(request.node.name))}"
-    with sharer(server, name) as client:
-        token = client.headers["authorization"].removeprefix("Bearer ")
     (tmp_path / "report.xls").write_bytes(CONTENT)
-    return Visitor(tmp_path, name, token, server.url)
+    return Visitor(tmp_path, "ann", token, server.url)
+
+
+def token_of(server: Running, name: str, *scopes: str) -> str:
+    """A token of a new account."""
+    with sharer(server, name, *scopes) as client:
+        return str(client.headers["authorization"].removeprefix("Bearer "))
 
 
 def got(link: str, **params: str) -> httpx2.Response:
@@ -91,7 +99,8 @@ def test_in_a_pipe_there_is_only_the_link(ann: Visitor):
     assert len(done.lines) == 1 and done.text.startswith("http")
 
 
-def test_shares_are_listed_and_ended(ann: Visitor):
+def test_shares_are_listed_and_ended(ann: Visitor, server: Running):
+    ann.token = token_of(server, "somebody-new")
     assert ann.call("share", "ls").lines == ["There are no shares."]
     links = [ann.call("share", ann.folder / "report.xls", "--downloads", n).lines[0] for n in (1, 3)]
     got(links[1])
@@ -129,10 +138,8 @@ def test_a_file_that_is_too_large_and_a_token_that_may_not_are_said(ann: Visitor
         file.truncate((16 << 20) + 1)
     error = demand_error(ann.call("share", large, "--json", status=1), "too-large")
     assert "large.bin is larger" in error["message"]
-    with sharer(server, f"{ann.name}x", "shares:read") as reader:
-        token = reader.headers["authorization"].removeprefix("Bearer ")
-    other = Visitor(ann.folder, "x", token, server.url)
-    assert "may not share" in demand_error(other.call("share", large, "--json", status=1), "forbidden")["message"]
+    ann.token = token_of(server, "reader", "shares:read")
+    assert "may not share" in demand_error(ann.call("share", large, "--json", status=1), "forbidden")["message"]
 
 
 def test_odd_names_arrive(ann: Visitor):

@@ -338,6 +338,7 @@ def test_it_can_be_given_back_many_times(server: Running, ann: httpx2.Client):
     assert [ann.get(url).status_code for _ in range(3)] == [200, 200, 410]
 
 
+@pytest.mark.slow
 def test_who_takes_nothing_is_cut_off_and_it_is_given_back(tmp_path: Path):
     with running(tmp_path, HOLDFAST_SERVER__PATIENCE="1") as server, server.client() as admin:
         for size in (400_000, MOST):

@@ -87,7 +87,7 @@ def test_a_server_with_redis(tmp_path: Path):
         urls = [share(a) for _ in range(3)]  # it is not there yet
         assert a.get(urls[0]).status_code == 200
         demand_error(a.get(urls[0]), 410, "Gone")
-        time.sleep(5.5)  # after a failure it is left alone for so long
+        time.sleep(2.2)  # after a failure it is left alone for so long
         with serving(folder) as url, redis.Redis.from_url(url) as client:
             assert a.get(urls[1]).status_code == 200
             for _ in range(2):

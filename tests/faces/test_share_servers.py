@@ -8,12 +8,14 @@ from collections import Counter
 from pathlib import Path
 
 import httpx2
+import pytest
 
 from tests.support import postgres
 from tests.support.server import running
 from tests.support.shares import API, CONTENT, demand_error, page_of, share
 
 
+@pytest.mark.slow
 def test_of_many_at_two_servers_exactly_one_wins(postgres_socket: str, tmp_path: Path):
     data = tmp_path / "data"
     with (

@@ -18,7 +18,7 @@ KEPT_S = 300
 _MOST = 10_000
 _REDIS_KEPT_S = 3600
 _REDIS_PATIENCE_S = 0.25
-_REDIS_PAUSE_S = 5.0  # so long Redis is left alone when it did not answer
+_REDIS_PAUSE_S = 2.0  # so long Redis is left alone when it did not answer
 _PREFIX = "holdfast:share:gone:"
 
 Tell = Callable[[str, Exception], None]

@@ -369,4 +369,5 @@ def _gone() -> Gone:
 
 
 def _under_way() -> Gone:
-    return Gone("The file is being downloaded by somebody else.", "If that breaks off, it can be downloaded again.")
+    """All downloads that there may be are under way, or were just now."""
+    return Gone("The file is gone.", "It was downloaded as often as it may be, or is being downloaded just now.")
