@@ -202,12 +202,10 @@ def add_shares(app: FastAPI, gate: Gate, pages: Pages, exchange: Exchange) -> No
         app.router.routes.append(Route(f"{base}/{{rest:path}}", _Refusal(404), include_in_schema=False))
 
 
-def _api(gate: Gate, pages: Pages, exchange: Exchange, base: str) -> APIRouter:
-    shares, needs = exchange.shares, gate.needs(WRITES)
+def _documented(shares: Shares) -> type[APIRoute]:
+    """A route whose errors are the document's."""
 
     class Documented(APIRoute):
-        """A route whose errors are the document's."""
-
         def get_route_handler(self) -> Handler:
             handle = super().get_route_handler()
 
@@ -222,7 +220,12 @@ def _api(gate: Gate, pages: Pages, exchange: Exchange, base: str) -> APIRouter:
 
             return handling
 
-    routes = APIRouter(prefix=base, route_class=Documented, tags=["shares"], include_in_schema=base == BASES[0])
+    return Documented
+
+
+def _api(gate: Gate, pages: Pages, exchange: Exchange, base: str) -> APIRouter:
+    kind, needs = _documented(exchange.shares), gate.needs(WRITES)
+    routes = APIRouter(prefix=base, route_class=kind, tags=["shares"], include_in_schema=base == BASES[0])
     called = Path(json_schema_extra={"pattern": "^[0-9a-f]{32}$"}, description="What the share's URL ends in.")
 
     @routes.put("/file", summary="Share a file", status_code=201, responses=_PUT, openapi_extra=_FORM)
