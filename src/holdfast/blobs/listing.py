@@ -14,12 +14,13 @@ from holdfast.blobs.names import encoded
 from holdfast.blobs.rights import LIST, READS, see
 from holdfast.catalog import blobs as rows
 from holdfast.catalog.blobs import Blob, Bucket, end_of
-from holdfast.catalog.database import Database
+from holdfast.catalog.database import Connection, Database
 from holdfast.errors import UsageError
 
 SORTS = ("+key", "-key", "+lastModified", "-lastModified")
 MOST_PREFIX = 4096
 _AT_ONCE = 1000
+_STEP = 2
 
 Item = Blob | bytes  # a blob, or the prefix that several have in common
 
@@ -67,25 +68,12 @@ class Lister:
         return listing
 
     def _by_key(self, bucket: Bucket, query: Query) -> Iterator[Item]:
-        prefix, delimiter = encoded(query.prefix), encoded(query.delimiter)
-        backwards = query.sort.startswith("-")
-        after = _after(encoded(query.marker), prefix, delimiter, backwards=backwards) if query.marker else None
-        at_once = _first(query)
-        while True:
+        walk, wanted = _Walk(bucket.id, query), _first(query)
+        while not walk.ended:
             with self._database.reading() as c:
-                found = rows.by_key(c, bucket.id, prefix, after, at_once, backwards=backwards)
-            group = b""
-            for blob in found:
-                if group and blob.key.startswith(group):
-                    continue
-                group = _group(blob.key, prefix, delimiter)
-                yield group or blob
-            if len(found) < at_once:
-                return
-            after = _behind(group, backwards=backwards) if group else found[-1].key
-            if group and after is None:
-                return
-            at_once = _AT_ONCE
+                some = walk.some(c, wanted)
+            yield from some
+            wanted = _AT_ONCE
 
     def _by_time(self, bucket: Bucket, query: Query) -> Iterator[Item]:
         prefix, backwards, after, at_once = encoded(query.prefix), query.sort.startswith("-"), None, _first(query)
@@ -103,6 +91,47 @@ class Lister:
             after, at_once = found[-1], _AT_ONCE
 
 
+class _Walk:
+    """A way through a bucket in the order of its keys. ``ended``: nothing comes any more."""
+
+    def __init__(self, bucket: int, query: Query) -> None:
+        self._bucket, self._prefix, self._delimiter = bucket, encoded(query.prefix), encoded(query.delimiter)
+        self._backwards, self.ended = query.sort.startswith("-"), False
+        self._after = encoded(query.marker) or None
+        if self._after and self._delimiter and self._group(self._after) == self._after:
+            self._after = _behind(self._after, backwards=self._backwards)
+        self._step = _STEP
+
+    def some(self, c: Connection, wanted: int) -> list[Item]:
+        """The next items: about as many as are wanted, or those of so many rows."""
+        items: list[Item] = []
+        while len(items) < wanted and not self.ended:
+            items += self._stepped(c, self._step if self._delimiter else wanted)
+        return items
+
+    def _stepped(self, c: Connection, step: int) -> Iterator[Item]:
+        found = rows.by_key(c, self._bucket, self._prefix, self._after, step, backwards=self._backwards)
+        group, skipped = b"", 0
+        for blob in found:
+            if group and blob.key.startswith(group):
+                skipped += 1
+                continue
+            group, skipped = self._group(blob.key), 0
+            yield group or blob
+        if found:
+            self._after = _behind(group, backwards=self._backwards) if group else found[-1].key
+        self.ended = len(found) < step or self._after is None
+        # Where many have a beginning in common one looks at few of them, else at more and more at once.
+        self._step = _STEP if 2 * skipped >= len(found) else min(2 * self._step, _AT_ONCE)
+
+    def _group(self, key: bytes) -> bytes:
+        """What the key has in common with others: up to the first delimiter behind the prefix. Empty: it stands
+        alone.
+        """
+        at = key.find(self._delimiter, len(self._prefix)) if self._delimiter else -1
+        return key[: at + len(self._delimiter)] if at >= 0 else b""
+
+
 def _demand_sense(query: Query) -> None:
     if query.sort and query.sort not in SORTS:
         raise UsageError(f"The order {query.sort!r} is none of {', '.join(SORTS)}.", "A + in an address is %2B.")
@@ -117,14 +146,8 @@ def _is_by_time(query: Query) -> bool:
 
 
 def _first(query: Query) -> int:
-    """How many rows are asked for first: one more than wanted tells whether there is more."""
-    return _AT_ONCE if query.limit is None or query.delimiter else min(_AT_ONCE, query.limit + 1)
-
-
-def _group(key: bytes, prefix: bytes, delimiter: bytes) -> bytes:
-    """What the key has in common with others: up to the first delimiter behind the prefix. Empty: it stands alone."""
-    at = key.find(delimiter, len(prefix)) if delimiter else -1
-    return key[: at + len(delimiter)] if at >= 0 else b""
+    """How many are asked for first: one more than wanted tells whether there is more."""
+    return _AT_ONCE if query.limit is None else min(_AT_ONCE, query.limit + 1)
 
 
 def _behind(group: bytes, *, backwards: bool) -> bytes | None:
@@ -138,13 +161,6 @@ def _behind(group: bytes, *, backwards: bool) -> bytes | None:
 def _just_before(key: bytes) -> bytes:
     """Nothing that is stored lies between it and the key: stored keys are UTF-8, which has no byte 255."""
     return key[:-1] + (bytes([key[-1] - 1]) + b"\xff" * 8 if key[-1] else b"")
-
-
-def _after(marker: bytes, prefix: bytes, delimiter: bytes, *, backwards: bool) -> bytes | None:
-    """Behind which key a list goes on."""
-    if delimiter and _group(marker, prefix, delimiter) == marker:
-        return _behind(marker, backwards=backwards)
-    return marker
 
 
 def _limited(source: Iterator[Item], limit: int | None, listing: Listing) -> Iterator[Item]:

@@ -20,7 +20,7 @@ from holdfast.catalog import people
 from holdfast.catalog.database import Connection
 from holdfast.catalog.holdings import some_of
 from holdfast.catalog.numbers import next_number, owe_merging
-from holdfast.catalog.rows import columns, every, insert_new, one
+from holdfast.catalog.rows import columns, every, insert_new
 from holdfast.catalog.tables import accounts, blob_leftovers, blobs, bucket_grants, buckets
 
 DISK, OBJECT, REPOSITORY = "disk", "object", "repository"
@@ -69,6 +69,9 @@ _of_owner = {"username": accounts.c.username, "email": accounts.c.email, "owner_
 _columns = [_of_owner[name].label(name) if name in _of_owner else buckets.c[name] for name in Bucket.__struct_fields__]
 _buckets = sa.select(*_columns).join(accounts, accounts.c.id == buckets.c.account)
 _blobs = sa.select(*columns(Blob, blobs))
+# What each put and get asks is built once: building takes longer than asking.
+_NAMED = _buckets.where(buckets.c.name == sa.bindparam("called"))
+_NUMBERED = _buckets.where(buckets.c.id == sa.bindparam("number"))
 _ONE = _blobs.where(blobs.c.bucket == sa.bindparam("in_bucket"), blobs.c.key == sa.bindparam("called"))
 
 
@@ -82,12 +85,14 @@ def add_bucket(connection: Connection, **row: Any) -> int | None:
 
 
 def bucket_named(connection: Connection, name: str) -> Bucket | None:
-    return one(connection, Bucket, _buckets.where(buckets.c.name == name))
+    row = connection.execute(_NAMED, {"called": name}).one_or_none()
+    return None if row is None else Bucket(**row._mapping)
 
 
 def bucket_by_id(connection: Connection, number: int) -> Bucket | None:
     """None also when its account was deleted."""
-    return one(connection, Bucket, _buckets.where(buckets.c.id == number))
+    row = connection.execute(_NUMBERED, {"number": number}).one_or_none()
+    return None if row is None else Bucket(**row._mapping)
 
 
 def list_buckets(connection: Connection, account: int | None) -> list[Bucket]:
@@ -205,12 +210,15 @@ def by_time(
     connection: Connection, bucket: int, prefix: bytes, after: Blob | None, limit: int, *, backwards: bool
 ) -> list[Blob]:
     """The same in the order of their last change; those of the same moment by key, ascending."""
-    query = _blobs.where(blobs.c.bucket == bucket, *_begins(prefix))
+    is_few = bool(prefix) and _is_few(connection, bucket, prefix)
+    # Where there are many they are met soon in the order of times; then the index of keys is not to be taken.
+    key = blobs.c.key if is_few else sa.cast(blobs.c.key, sa.LargeBinary)
+    query = _blobs.where(blobs.c.bucket == bucket, *_begins(prefix, key))
     when: sa.ColumnElement[int] = blobs.c.modified_ns
     if after is not None:
         not_before = when <= after.modified_ns if backwards else when >= after.modified_ns  # where the index goes on
         query = query.where(not_before, sa.or_(when != after.modified_ns, blobs.c.key > after.key))
-    if prefix and _is_few(connection, bucket, prefix):
+    if is_few:
         when = when + 0  # not by the index of times: it would be walked through for them
     return every(connection, Blob, query.order_by(when.desc() if backwards else when, blobs.c.key).limit(limit))
 
@@ -223,11 +231,11 @@ def _is_few(connection: Connection, bucket: int, prefix: bytes) -> bool:
     return connection.execute(query.offset(_FEW).limit(1)).first() is None
 
 
-def _begins(prefix: bytes) -> list[sa.ColumnElement[bool]]:
+def _begins(prefix: bytes, key: sa.ColumnElement[bytes] = blobs.c.key) -> list[sa.ColumnElement[bool]]:
     if not prefix:
         return []
     end = end_of(prefix)
-    return [blobs.c.key >= prefix] + ([] if end is None else [blobs.c.key < end])
+    return [key >= prefix] + ([] if end is None else [key < end])
 
 
 def end_of(prefix: bytes) -> bytes | None:

@@ -274,26 +274,37 @@ class Face:
 
     async def _get(self, request: Request, by: Identity, bucket: str, key: str) -> Response:
         """One that is put again, or deleted, between being found and being read is looked for again."""
-        before = ""
+        before, limits = "", limits_of(request)
         for _ in range(_LOOKS):
-            found, blob = await run_sync(self._blobs.find, by, bucket, key, limiter=limits_of(request).downloading)
+            found, blob, given = await run_sync(self._look, request, by, bucket, key, limiter=limits.downloading)
+            if given is not None:
+                return given
             if blob.place == before:
                 raise self._blobs.lost(found, blob)
             before = blob.place
             try:
-                return await self._given(request, by, found, blob)
+                return await self._stream(request, by, found, blob)
             except ObjectMissing:
                 continue
         raise StorageUnavailable(f"The blob {key!r} is put again all the time.", "Try again.")
 
-    async def _given(self, request: Request, by: Identity, bucket: Bucket, blob: Blob) -> Response:
+    def _look(self, request: Request, by: Identity, bucket: str, key: str) -> tuple[Bucket, Blob, Response | None]:
+        """The blob, and in the same breath the answer, if that is small and its content is there."""
+        found, blob = self._blobs.find(by, bucket, key)
         status, headers, start, stop = _wanted(request, blob)
         if request.method == "HEAD" or status == 304:
-            return Response(status_code=status, headers=headers, media_type=_BYTES)
+            return found, blob, Response(status_code=status, headers=headers, media_type=_BYTES)
+        if stop - start > SMALL:
+            return found, blob, None
+        try:
+            data = b"".join(self._blobs.pieces(found, blob, start, stop))
+        except ObjectMissing:
+            return found, blob, None
+        return found, blob, Response(data, status, headers, _BYTES)
+
+    async def _stream(self, request: Request, by: Identity, bucket: Bucket, blob: Blob) -> Response:
+        status, headers, start, stop = _wanted(request, blob)
         limits, source = limits_of(request), self._blobs.pieces(bucket, blob, start, stop)
-        if stop - start <= SMALL:
-            data = await run_sync(lambda: b"".join(source), limiter=limits.downloading)
-            return Response(data, status, headers, _BYTES)
         await limits.downloads.take(by.account)
         body = await Outgoing(source, limits.downloading, partial(limits.downloads.give_back, by.account)).begin()
         return body.answer(status, headers, _BYTES)
