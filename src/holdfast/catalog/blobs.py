@@ -72,6 +72,21 @@ _blobs = sa.select(*columns(Blob, blobs))
 # What each put and get asks is built once: building takes longer than asking.
 _NAMED = _buckets.where(buckets.c.name == sa.bindparam("called"))
 _NUMBERED = _buckets.where(buckets.c.id == sa.bindparam("number"))
+_ADD = sa.insert(blobs)
+_CLAIM = sa.delete(blob_leftovers).where(blob_leftovers.c.place == sa.bindparam("lies_at"), blob_leftovers.c.due_ns > 0)
+_SIZE, _OBJECTS = (sa.bindparam(name, type_=sa.BigInteger) for name in ("more_bytes", "more_objects"))
+_IS_BACK = sa.bindparam("is_back", type_=sa.Boolean)  # what was counted just now is taken back, whatever the quotas say
+_COUNT = (
+    sa.update(buckets)
+    .where(buckets.c.id == sa.bindparam("number"), buckets.c.account == sa.bindparam("owner"))
+    .where(*(
+        sa.or_(more <= 0, _IS_BACK, quota.is_(None), used + more <= quota)
+        for quota, used, more in (
+            (buckets.c.quota_bytes, buckets.c.bytes, _SIZE), (buckets.c.quota_objects, buckets.c.objects, _OBJECTS),
+        )
+    ))
+    .values(bytes=buckets.c.bytes + _SIZE, objects=buckets.c.objects + _OBJECTS)
+)  # fmt: skip
 _ONE = _blobs.where(blobs.c.bucket == sa.bindparam("in_bucket"), blobs.c.key == sa.bindparam("called"))
 
 
@@ -161,7 +176,7 @@ def blob_of(connection: Connection, bucket: int, key: bytes) -> Blob | None:
 def put_blob(connection: Connection, bucket: int, blob: Blob, *, is_new: bool) -> None:
     row = msgspec.structs.asdict(blob)
     if is_new:
-        connection.execute(sa.insert(blobs).values(bucket=bucket, **row))
+        connection.execute(_ADD, {"bucket": bucket, **row})
     else:
         mine = sa.and_(blobs.c.bucket == bucket, blobs.c.key == row.pop("key"))
         connection.execute(sa.update(blobs).where(mine).values(row))
@@ -175,21 +190,18 @@ def count(connection: Connection, bucket: Bucket, size: int, objects: int) -> st
     """Count so much more in a bucket and for its owner. What stands against it, and then nothing is counted:
     ``account`` or ``bucket`` when that quota would be passed, ``gone`` when the bucket was deleted. Empty: nothing.
     """
-    fits = [
-        sa.or_(sa.literal(more <= 0), quota.is_(None), used + more <= quota)
-        for quota, used, more in (
-            (buckets.c.quota_bytes, buckets.c.bytes, size),
-            (buckets.c.quota_objects, buckets.c.objects, objects),
-        )
-    ]
-    mine = sa.and_(buckets.c.id == bucket.id, buckets.c.account == bucket.account)
-    more = {"bytes": buckets.c.bytes + size, "objects": buckets.c.objects + objects}
-    if connection.execute(sa.update(buckets).where(mine, *fits).values(more)).rowcount != 1:
+    asked = {
+        "number": bucket.id,
+        "owner": bucket.account,
+        "more_bytes": size,
+        "more_objects": objects,
+        "is_back": False,
+    }
+    if connection.execute(_COUNT, asked).rowcount != 1:
         return "gone" if bucket_by_id(connection, bucket.id) is None else "bucket"
     if people.charge(connection, bucket.account, size, objects):
         return ""
-    less = {"bytes": buckets.c.bytes - size, "objects": buckets.c.objects - objects}
-    connection.execute(sa.update(buckets).where(mine).values(less))
+    connection.execute(_COUNT, asked | {"more_bytes": -size, "more_objects": -objects, "is_back": True})
     return "account"
 
 
@@ -200,9 +212,13 @@ def by_key(
     connection: Connection, bucket: int, prefix: bytes, after: bytes | None, limit: int, *, backwards: bool
 ) -> list[Blob]:
     """The blobs whose keys begin so, in the order of their keys, from behind ``after``."""
-    query = _blobs.where(blobs.c.bucket == bucket, *_begins(prefix))
-    if after is not None:
-        query = query.where(blobs.c.key < after if backwards else blobs.c.key > after)
+    # One bound at each end: of two at one end SQLite may take the one that has it walk through what came before.
+    bounds, end = _begins(prefix), end_of(prefix)
+    if after is not None and backwards and (end is None or after < end):
+        bounds = [*bounds[:1], blobs.c.key < after]
+    elif after is not None and not backwards and after >= prefix:
+        bounds = [blobs.c.key > after, *bounds[1:]]
+    query = _blobs.where(blobs.c.bucket == bucket, *bounds)
     return every(connection, Blob, query.order_by(blobs.c.key.desc() if backwards else blobs.c.key).limit(limit))
 
 
@@ -255,8 +271,7 @@ def add_leftovers(connection: Connection, some: Iterable[Leftover], due_ns: int)
 
 def claim(connection: Connection, place: str) -> bool:
     """A blob is to name that content. False when it was taken for left over: it is being removed."""
-    mine = sa.and_(blob_leftovers.c.place == place, blob_leftovers.c.due_ns > 0)
-    return connection.execute(sa.delete(blob_leftovers).where(mine)).rowcount == 1
+    return connection.execute(_CLAIM, {"lies_at": place}).rowcount == 1
 
 
 def renew(connection: Connection, places: Iterable[str], due_ns: int) -> None:
