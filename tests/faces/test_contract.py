@@ -29,7 +29,17 @@ def server(tmp_path_factory: pytest.TempPathFactory):
 @pytest.mark.parametrize("examples", [FEW, pytest.param(MANY, marks=pytest.mark.slow)])
 def test_every_answer_is_one_that_the_contract_names(server: Running, tmp_path: Path, examples: int):
     with server.client() as admin:
-        scopes = ["admin", "files:read", "files:write", "shares:read", "shares:write", "vaults:read", "vaults:write"]
+        scopes = [
+            "admin",
+            "files:read",
+            "files:write",
+            "shares:read",
+            "shares:write",
+            "vaults:read",
+            "vaults:write",
+            "blobs:read",
+            "blobs:write",
+        ]
         made = admin.post("/accounts/tokens", json={"name": f"contract {examples}", "scopes": scopes})
     (tmp_path / "schemathesis.toml").write_text(SETTINGS)
     done = subprocess.run(

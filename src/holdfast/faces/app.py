@@ -22,13 +22,13 @@ from holdfast.accounts.oauth import OAuth
 from holdfast.accounts.openid import OpenID
 from holdfast.accounts.scopes import ALL_SCOPES
 from holdfast.errors import Forbidden, HoldfastError
-from holdfast.faces import contract, problems, share_lists, share_pages
+from holdfast.faces import blob_routes, contract, problems, share_lists, share_pages
 from holdfast.faces import files as faces_files
 from holdfast.faces import manifests as faces_manifests
 from holdfast.faces import vault as faces_vault
 from holdfast.faces import vaults as faces_vaults
 from holdfast.faces.accounts import add_accounts
-from holdfast.faces.blobs import Apart, BlobRooms
+from holdfast.faces.blobs import Apart, BlobRooms, Face
 from holdfast.faces.gate import COOKIE, Gate
 from holdfast.faces.login import add_login
 from holdfast.faces.oauth2 import add_oauth2
@@ -82,9 +82,11 @@ def create_app(rooms: Rooms, log: TextIO) -> Application:
     app.include_router(faces_vaults.router(rooms.vaults, gate))
     app.include_router(faces_vault.router(rooms.vaults, rooms.objects, gate))
     _shares(app, gate, rooms)
+    blobs = Face(rooms.blobs, gate)
+    app.include_router(blob_routes.router(blobs))
     app.openapi = lambda: _document(app)  # type: ignore[method-assign]
     quick = faces_files.Shortcut(app, rooms.files, gate)
-    return Watch(Apart(quick, rooms.blobs, gate), make_log(log), metrics)
+    return Watch(Apart(quick, rooms.blobs, blobs), make_log(log), metrics)
 
 
 def _open_to_all(app: FastAPI, rooms: Rooms) -> None:

@@ -80,8 +80,7 @@ class BlobRooms:
 class Apart:
     """Leads to blobs what is theirs: everything that comes to their own port, and what begins with ``/blobs``."""
 
-    def __init__(self, app: ASGIApp, rooms: BlobRooms, gate: Gate) -> None:
-        face = Face(rooms, gate)
+    def __init__(self, app: ASGIApp, rooms: BlobRooms, face: Face) -> None:
         self._app, self._port = app, rooms.port
         self._root, self._below = face.mounted("", rooms.origins), face.mounted(PREFIX, rooms.origins)
 
@@ -106,12 +105,8 @@ class Face:
         """The application; ``at``: what its paths begin with. ``origins``: pages of these sites may use it."""
 
         async def app(scope: Scope, receive: Receive, send: Send) -> None:
-            request = Request(scope, receive)
             scope["holdfast.route"] = f"{at}/{{bucket}}/{{key}}"
-            try:
-                found = await self.answer(request, at)
-            except HoldfastError as e:
-                found = refusal(e)
+            found = await self.answered(Request(scope, receive), at)
             await found(scope, receive, send)
 
         if not origins:
@@ -120,6 +115,13 @@ class Face:
             app, allow_origins=list(origins), allow_methods=list(_METHODS), allow_headers=["*"],
             expose_headers=list(_EXPOSED), allow_credentials=False, max_age=600,
         )  # fmt: skip
+
+    async def answered(self, request: Request, at: str) -> Response:
+        """The answer, also to what cannot be done."""
+        try:
+            return await self.answer(request, at)
+        except HoldfastError as e:
+            return refusal(e)
 
     async def answer(self, request: Request, at: str) -> Response:
         bucket, key = _path(request, at)
