@@ -189,6 +189,8 @@ WORDS = {
     "manifest": ["list"],
     "completion": ["bash"],
     "bench-storage": ["x"],
+    "blob": ["ls"],
+    "share": ["ls"],
 }
 
 
