@@ -164,7 +164,8 @@ def test_find_reads_shared_pages_once(tmp_path: Path) -> None:
     assert (len(first), len(second)) == (200, 201)
     assert {m.path for m in second} - {m.path for m in first} == {b"folder 7/new"}
     assert len(asked) == len(set(asked))
-    assert len(matched) < 4021 + 1024 + 1
+    # Two entries differ, the new file and its folder; each may stand in a page of its own, of up to 1024 entries.
+    assert len(matched) <= 4021 + 2 * 1024 + 1
 
 
 @pytest.mark.parametrize(
