@@ -61,8 +61,8 @@ def test_what_was_put_is_read_again_and_counted(people: People, filesystem: str)
 
 
 @BOTH
-def test_a_blob_put_again_is_the_new_one_and_counts_once(people: People, filesystem: str):
-    room, ann = people.room, people.ann
+def test_a_blob_put_again_is_the_new_one_and_counts_once(simply: People, filesystem: str):
+    room, ann = simply.room, simply.ann
     room.bucket(ann, "b", filesystem=filesystem)
     for number in range(10):
         data = noise(100 * number, number)
@@ -72,8 +72,8 @@ def test_a_blob_put_again_is_the_new_one_and_counts_once(people: People, filesys
 
 
 @BOTH
-def test_keys_of_the_greatest_length_and_of_any_letters_are_kept_apart(people: People, filesystem: str):
-    room, ann = people.room, people.ann
+def test_keys_of_the_greatest_length_and_of_any_letters_are_kept_apart(simply: People, filesystem: str):
+    room, ann = simply.room, simply.ann
     room.bucket(ann, "b", filesystem=filesystem)
     keys = ["a", "a/b", "a//b", "a/b/", "A", "%2e%2e", "..a", "a..", "x" * 1024, "ß" * 512, "\n", "\x7f ", "a\\..\\b"]
     for key in keys:
@@ -297,8 +297,8 @@ def test_a_condition_that_ceases_to_hold_while_the_blob_comes_is_seen_in_the_end
 # -- quotas ------------------------------------------------------------------------------------------------------------
 
 
-def test_a_buckets_quota_holds_and_putting_again_takes_only_the_difference(people: People):
-    room, ann = people.room, people.ann
+def test_a_buckets_quota_holds_and_putting_again_takes_only_the_difference(simply: People):
+    room, ann = simply.room, simply.ann
     room.bucket(ann, "b", quota=Quota(bytes=100, objects=2))
     room.put(ann, "b", "k", noise(100))
     room.put(ann, "b", "k", noise(100, 1))
@@ -313,8 +313,8 @@ def test_a_buckets_quota_holds_and_putting_again_takes_only_the_difference(peopl
     assert room.counts("b") == (100, 2)
 
 
-def test_a_quota_made_smaller_than_what_is_there_lets_one_make_it_less(people: People):
-    room, ann = people.room, people.ann
+def test_a_quota_made_smaller_than_what_is_there_lets_one_make_it_less(simply: People):
+    room, ann = simply.room, simply.ann
     room.bucket(ann, "b")
     room.put(ann, "b", "k", noise(100))
     room.put(ann, "b", "l", noise(10))
@@ -346,8 +346,8 @@ def test_the_accounts_quota_holds_and_is_named(people: People, size: int | None)
     assert room.comes_to(2)
 
 
-def test_who_writes_into_anothers_bucket_uses_its_owners_quota(people: People):
-    room, ann, ben = people.room, people.ann, people.ben
+def test_who_writes_into_anothers_bucket_uses_its_owners_quota(simply: People):
+    room, ann, ben = simply.room, simply.ann, simply.ben
     room.bucket(ann, "b")
     room.buckets.grant(ann, "b", {"ben": ["write"]})
     room.put(ben, "b", "k", noise(10))
@@ -382,8 +382,8 @@ def test_a_blob_larger_than_any_may_be_is_refused_as_that(simply: People):
 # -- what is left over -------------------------------------------------------------------------------------------------
 
 
-def test_what_is_put_again_or_deleted_leaves_nothing_behind(people: People):
-    room, ann = people.room, people.ann
+def test_what_is_put_again_or_deleted_leaves_nothing_behind(simply: People):
+    room, ann = simply.room, simply.ann
     room.bucket(ann, "b")
     for number in range(3):
         room.put(ann, "b", "k", noise(PIECE + 1, number))
@@ -489,9 +489,9 @@ def test_a_blob_that_took_longer_than_its_place_was_kept_for_is_refused_not_lost
         other.stop()
 
 
-def test_what_is_renewed_stays(people: People):
+def test_what_is_renewed_stays(simply: People):
 
-    one, ann = people.room, people.ann
+    one, ann = simply.room, simply.ann
     other = Room(one.database, one.folder, one.repo, alone=False)
     try:
         one.bucket(ann, "b")
@@ -562,9 +562,9 @@ def test_a_bucket_of_a_file_system_that_is_not_set_up_says_so(simply: People):
 
 
 @BOTH
-def test_after_a_restart_everything_is_there_and_what_was_left_goes(people: People, filesystem: str):
+def test_after_a_restart_everything_is_there_and_what_was_left_goes(simply: People, filesystem: str):
 
-    room, ann = people.room, people.ann
+    room, ann = simply.room, simply.ann
     room.bucket(ann, "b", filesystem=filesystem)
     room.put(ann, "b", "k", noise(MIB + 5))
     coming = room.blobs.receive(ann, "b", "k", None, Conditions())
@@ -595,8 +595,8 @@ def test_a_buckets_name_is_given_once_also_to_many_at_once(people: People):
         assert list(pool.map(create, range(6))).count(True) == 1
 
 
-def test_only_empty_buckets_are_deleted(people: People):
-    room, ann = people.room, people.ann
+def test_only_empty_buckets_are_deleted(simply: People):
+    room, ann = simply.room, simply.ann
     room.bucket(ann, "b")
     room.put(ann, "b", "k", b"")
     with pytest.raises(Contradiction):

@@ -25,7 +25,7 @@ MIB = 1 << 20
 EDGES = (0, 1, (256 << 10) - 1, 256 << 10, MIB, MIB + 1, (4 << 20) - 1, 4 << 20, (4 << 20) + 1)
 
 
-@pytest.fixture(scope="module", params=["own address", "main address"])
+@pytest.fixture(scope="module", params=["own address", pytest.param("main address", marks=pytest.mark.slow)])
 def ann(request: pytest.FixtureRequest, server: Running) -> Iterator[Person]:
     at = own_url(server) if request.param == "own address" else f"{server.url}/blobs"
     with contextlib.closing(person(server, at=at, email=f"{at[-5:]}@example.org", name="Ann Example")) as found:
