@@ -1,5 +1,5 @@
 """What tests of blobs stand on: each file system there is, to be tried and to be harmed; and a room of blobs without a
-server, over a real catalog, a real folder and a real repository, with a clock that stands.
+server, over a real catalog, a real folder and a real repository, with a clock that hardly moves.
 """
 
 from __future__ import annotations
@@ -242,9 +242,8 @@ class Room:
 def new_room(
     database: Database, folder: Path, before_disk: Callable[[Storage], Storage] = lambda storage: storage
 ) -> Room:
-    storage = LocalStorage(folder / "repository")
-    storage.create()
-    return Room(database, folder, new_repository(storage), before_disk)
+    """Its blobs are on the disk, its repository in memory."""
+    return Room(database, folder, new_repository(), before_disk)
 
 
 @dataclass

@@ -20,22 +20,19 @@ from tests.support.storages import Fault, Misbehaving, fails, flips_bit, loses_a
 # -- what every one of them does ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("size", [size for size in SIZES if size <= SMALL])
-def test_what_is_kept_at_one_go_is_read_again(kind: Kind, size: int):
-    data = noise(size)
-    content = kind.create(data)
-    assert content.size == size
-    kind.files = kind.again()
-    assert kind.read(content) == data
+def test_what_is_kept_at_one_go_is_read_again(kind: Kind):
+    is_read_again(kind, {size: kind.create(noise(size)) for size in SIZES if size <= SMALL})
 
 
-@pytest.mark.parametrize("size", SIZES)
-def test_what_comes_in_pieces_is_read_again(kind: Kind, size: int):
-    data = noise(size)
-    content = kind.create(data, 3, 1000)
-    assert content.size == size
+def test_what_comes_in_pieces_is_read_again(kind: Kind):
+    is_read_again(kind, {size: kind.create(noise(size), 3, 1000) for size in SIZES})
+
+
+def is_read_again(kind: Kind, contents: dict[int, Content]) -> None:
     kind.files = kind.again()
-    assert kind.read(content) == data
+    for size, content in contents.items():
+        assert content.size == size
+        assert kind.read(content) == noise(size), size
 
 
 def test_every_range_is_just_those_bytes(kind: Kind):

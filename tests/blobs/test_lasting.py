@@ -92,7 +92,7 @@ def objects_on_disk(data: Path) -> int:
     return sum(1 for path in (data / "blobs" / "data").rglob("*") if path.is_file())
 
 
-@pytest.mark.parametrize("kills", [2, pytest.param(8, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills", [1, pytest.param(8, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("filesystem", ["disk", "repository"])
 def test_a_killed_server_loses_nothing_that_was_acknowledged(tmp_path: Path, filesystem: str, kills: int):
     seed, writers = random.Random(kills), [Writer(number) for number in range(4)]

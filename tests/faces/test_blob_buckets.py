@@ -195,7 +195,7 @@ def test_policies_in_a_folder_make_buckets_when_the_server_starts(tmp_path: Path
         server.user("ann", email="ann@example.org").close()
     about = {"name": "made", "owner": owner, "filesystem": "repository", "quota": {"objects": 3}}
     (policies / "one.json").write_text(json.dumps(about))
-    for _ in range(2):
+    for _ in range(2):  # the second time they are there
         with contextlib.ExitStack() as stack:
             ann = client_of(stack, tmp_path / "data", "ann", "correct horse", HOLDFAST_BLOBS__POLICIES=str(policies))
             found = ann.get("/made?quota").json()["bucket"]
